@@ -1,0 +1,5 @@
+"""Every module in this folder is imported, so a new downsampling module is one new file."""
+
+from space.discovery import import_all
+
+import_all(__name__, __path__)

@@ -1,0 +1,208 @@
+"""Genes and the parts of a network that they describe.
+
+A *part* is a stem, a downsampling module, an operator or a head. Its file holds one frozen
+dataclass, whose fields are its genes, and the plain PyTorch module that it builds. The dataclass
+says what the part costs and how its parameters are cut from larger ones; everything else (trace,
+supernet, export, drawing) is derived from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, ClassVar, TypeVar
+
+from torch import nn
+
+from space.cost import Cost
+from space.slicing import Axis
+
+CATEGORIES = ("stem", "downsampling", "operator", "head")
+
+
+def choice(*allowed: Any, default: Any = None) -> Any:
+    """A gene that takes one of `allowed`, in the order from smallest to largest.
+
+    Without `default` it is the first of `allowed`.
+    """
+    default = allowed[0] if default is None else default
+    return field(default=default, metadata={"allowed": allowed})
+
+
+def whole(low: int, high: int, *, default: int) -> Any:
+    """A gene that takes any whole number from `low` to `high`."""
+    return field(default=default, metadata={"allowed": range(low, high + 1)})
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a part stands: what comes in, `(N, in_channels, height, width)`, and what goes out."""
+
+    in_channels: int
+    channels: int
+    height: int
+    width: int
+    stride: int = 1
+
+    @property
+    def out_height(self) -> int:
+        return -(-self.height // self.stride)
+
+    @property
+    def out_width(self) -> int:
+        return -(-self.width // self.stride)
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+    @property
+    def out_pixels(self) -> int:
+        return self.out_height * self.out_width
+
+
+class Part:
+    """Base of the gene dataclasses; checks every gene when it is made (ValueError).
+
+    A subclass names the `module` it builds, and gives that module's keyword arguments at a site.
+    Arguments are numbers, strings, None, module classes, or tuples of these, so that an exporter
+    can write them down.
+    """
+
+    __slots__ = ()
+    category: ClassVar[str]
+    kind: ClassVar[str]
+    module: ClassVar[type[nn.Module]]
+
+    def __post_init__(self) -> None:
+        for gene in fields(self):  # type: ignore[arg-type]
+            value, allowed = getattr(self, gene.name), gene.metadata["allowed"]
+            # 1 == True in Python; a gene's value must also have the type of the allowed one.
+            if not any(value == a and type(value) is type(a) for a in _candidates(value, allowed)):
+                raise ValueError(
+                    f"{self.kind}: {gene.name} is {value!r}, but must be {describe_allowed(allowed)}"
+                )
+
+    def arguments(self, site: Site) -> dict[str, Any]:
+        """Keyword arguments of `module` at `site`; ValueError where the part cannot stand there."""
+        raise NotImplementedError
+
+    def build(self, site: Site) -> nn.Module:
+        """The module, mapping (N, in_channels, height, width) to (N, channels, out_height,
+        out_width); a head maps it to (N, channels)."""
+        return self.module(**self.arguments(site))
+
+    def cost(self, site: Site) -> Cost:
+        """Closed-form cost of one image."""
+        raise NotImplementedError
+
+    def axes(self, site: Site) -> dict[str, Sequence[Axis | int]]:
+        """Axes of those parameters that are not cut in the default way (`space.slicing`)."""
+        return {}
+
+    def scaled(self, ratio: float) -> Part:
+        """The same part in a network whose channels are `ratio` times as wide."""
+        return self
+
+
+def scaled_channels(channels: int, ratio: float) -> int:
+    """`ratio * channels` as a multiple of 4, at least 8; 0 stays 0."""
+    if channels == 0 or ratio == 1:
+        return channels
+    return max(8, 4 * round(channels * ratio / 4))
+
+
+def _candidates(value: Any, allowed: Any) -> Sequence[Any]:
+    if isinstance(allowed, range):
+        return (value,) if isinstance(value, int) and value in allowed else ()
+    return allowed
+
+
+def describe_allowed(allowed: Sequence[Any]) -> str:
+    """`one of 3, 5, 7` or `a whole number from 1 to 4096`, for messages."""
+    if isinstance(allowed, range):
+        return f"a whole number from {allowed[0]} to {allowed[-1]}"
+    return "one of " + ", ".join(repr(value) for value in allowed)
+
+
+def gene_choices(part: type[Part]) -> dict[str, Sequence[Any]]:
+    """The genes of a part and what each may be, in the order they are declared."""
+    return {gene.name: gene.metadata["allowed"] for gene in fields(part)}  # type: ignore[arg-type]
+
+
+_REGISTRY: dict[str, dict[str, type[Part]]] = {category: {} for category in CATEGORIES}
+
+P = TypeVar("P", bound=type[Part])
+
+
+def _register(category: str, kind: str):
+    def decorate(part: P) -> P:
+        known = _REGISTRY[category].get(kind)
+        if known is not None and known.__qualname__ != part.__qualname__:
+            raise ValueError(f"{category} {kind!r} is already registered by {known.__module__}")
+        if not is_dataclass(part):
+            raise TypeError(f"{part.__qualname__} must be a dataclass before it is registered")
+        part.category, part.kind = category, kind
+        _REGISTRY[category][kind] = part
+        return part
+
+    return decorate
+
+
+def stem(kind: str):
+    """Registers a stem: the part that reads the image."""
+    return _register("stem", kind)
+
+
+def downsampling(kind: str):
+    """Registers a downsampling module: what changes resolution and width between stages."""
+    return _register("downsampling", kind)
+
+
+def operator(kind: str):
+    """Registers an operator: a block that mixes tokens and channels."""
+    return _register("operator", kind)
+
+
+def head(kind: str):
+    """Registers a head: from the last map to the logits."""
+    return _register("head", kind)
+
+
+def registered(category: str) -> dict[str, type[Part]]:
+    """Kind -> gene dataclass, in alphabetical order."""
+    return dict(sorted(_REGISTRY[category].items()))
+
+
+def lookup(category: str, kind: str) -> type[Part]:
+    """ValueError names what is registered where `kind` is not."""
+    try:
+        return _REGISTRY[category][kind]
+    except (KeyError, TypeError):
+        known = ", ".join(registered(category))
+        raise ValueError(f"unknown {category} {kind!r}; registered: {known}") from None
+
+
+@cache
+def _genes_of(part: type[Part]) -> tuple[str, ...]:
+    return tuple(gene_choices(part))
+
+
+def part_to_json(part: Part) -> dict[str, Any]:
+    """`{"kind": ..., gene: value, ...}`: names and values, never positions."""
+    values = {name: getattr(part, name) for name in _genes_of(type(part))}
+    return {"kind": part.kind, **values}
+
+
+def part_from_json(category: str, data: Mapping[str, Any]) -> Part:
+    """The inverse of `part_to_json`; genes left out take their default. Raises ValueError."""
+    if not isinstance(data, Mapping) or "kind" not in data:
+        raise ValueError(f"a {category} must be an object with a 'kind', not {data!r}")
+    part = lookup(category, data["kind"])
+    genes = {name: value for name, value in data.items() if name != "kind"}
+    unknown = sorted(set(genes) - set(_genes_of(part)))
+    if unknown:
+        known = ", ".join(_genes_of(part)) or "none"
+        raise ValueError(f"{part.kind}: unknown gene {unknown[0]!r}; its genes: {known}")
+    return part(**genes)

@@ -1,0 +1,79 @@
+"""Layers that several parts use. Plain PyTorch, torch alone: an export copies them as they are.
+
+Maps are (N, C, H, W). Everything that works on the channels of one pixel sees the map as
+(N, H, W, C), which costs nothing when the map is stored channels last.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of each pixel: (N, C, H, W) to the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class Pointwise(nn.Linear):
+    """1x1 convolution as a linear layer on the channels: (N, C, H, W) to (N, D, H, W).
+
+    A linear layer reads a slice of a larger weight where it lies; a convolution copies it first.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of (N, C, H, W).
+
+    Source: CaiT (Touvron et al., 2021), arXiv 2103.17239, section 2.1.
+    """
+
+    def __init__(self, channels: int, start: float):
+        super().__init__()
+        self.start = start
+        self.weight = nn.Parameter(Tensor(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, self.start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[:, None, None]
+
+
+class SqueezeExcite(nn.Module):
+    """Gates each channel by the mean of all: (N, C, H, W) to the same.
+
+    Source: Hu et al., 2018, arXiv 1709.01507, section 3; gate and ReLU as in MobileNetV3
+    (Howard et al., 2019, arXiv 1905.02244, section 5.3).
+    """
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.reduce = Pointwise(channels, squeezed)
+        self.expand = Pointwise(squeezed, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = x.mean((2, 3), keepdim=True)
+        gate = self.expand(F.relu(self.reduce(gate)))
+        return x * F.hardsigmoid(gate)
+
+
+class Mlp(nn.Module):
+    """Channel mixer: two linear layers on each pixel, (N, C, H, W) to the same."""
+
+    def __init__(self, channels: int, hidden: int, activation: type[nn.Module]):
+        super().__init__()
+        self.expand = Pointwise(channels, hidden)
+        self.activation = activation()
+        self.project = Pointwise(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.activation(self.expand(x)))
