@@ -6,6 +6,7 @@ Maps are (N, C, H, W). Everything that works on the channels of one pixel sees t
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ class LayerScale(nn.Module):
     def __init__(self, channels: int, start: float):
         super().__init__()
         self.start = start
-        self.weight = nn.Parameter(Tensor(channels))
+        self.weight = nn.Parameter(torch.empty(channels))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

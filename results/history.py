@@ -1,0 +1,73 @@
+"""A run as plain data: what the report, the tables and later readers of a run work on.
+
+Rows hold genomes as JSON and not as `Genome`, so that a run whose operators have since been
+renamed or removed can still be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One evaluated candidate, in the order of evaluation.
+
+    `genome` is `Genome.to_json()` at the target size; `macs`, `params` and `resolution` are those
+    of that genome. `score` and `top1` (share of the validation images that the shared weights
+    classify right, 0 to 1) are None where the evaluation failed, and `error` then says why.
+    `reward` is the score minus the budget term, what controllers maximise; `origin` names the
+    controller that proposed the candidate.
+    """
+
+    order: int
+    name: str
+    digest: str
+    genome: Mapping[str, Any]
+    status: str
+    score: float | None
+    top1: float | None
+    macs: int
+    params: int
+    resolution: int
+    reward: float | None
+    seconds: float
+    origin: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Everything that a report of a run says. Nested values are plain: numbers, strings, None.
+
+    - `settings`: every setting, resolved; `environment`: versions, device, commit.
+    - `front`: digests of the candidates that no other beats; `best`: digest of the best network
+      inside the budget, None where there is none.
+    - `budget`: upper limits by name (`macs`, `params`, ...; None for no limit) and `text`, the
+      budget as the user wrote it.
+    - `presets`: published networks, each with `name`, `macs`, `params`, `top1`, `resolution` and
+      `source`. `top1` is in percent, as published; a value of at most 1 is read as a share.
+    - `space_summary`: `name`, `size` (number of networks), and the MACs of the `smallest`, the
+      `median` and the `largest`.
+    - `supernet`: `curve`, a list of `{"step", "loss", "seconds"}`; `accuracies`, as
+      `{"largest": {"validation": 0.5, "test": 0.49}, "smallest": {...}}`, shares from 0 to 1; any
+      other plain entry is listed as it is.
+    - `command`: what was run; `finished`: False for a report of a run that is still under way.
+    - `next_steps`: pairs of a sentence and a command; empty for the usual ones.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    rows: Sequence[Row]
+    front: Sequence[str]
+    best: str | None
+    budget: Mapping[str, Any]
+    presets: Sequence[Mapping[str, Any]] = ()
+    space_summary: Mapping[str, Any] = field(default_factory=dict)
+    supernet: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    finished: bool = True
+    next_steps: Sequence[tuple[str, str]] = ()

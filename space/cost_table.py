@@ -1,0 +1,311 @@
+"""The cost of many networks of one space at once.
+
+A network's cost is a sum over its parts, and a part's cost depends on its genes, the widths around
+it and the resolution only. So each slot of a space gets a small table, filled from the parts' own
+closed forms, and the cost of 100,000 rows is a few array look-ups per slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from space.cost import Cost
+from space.genes import Part, Site
+from space.search_space import Choice, Codes, Slot, Space, StageSlot
+
+COSTS = tuple(field.name for field in fields(Cost))
+
+
+@dataclass(frozen=True, slots=True)
+class _KindTable:
+    """Costs of one kind in one slot: `costs[context..., gene...]`, the last axis over COSTS."""
+
+    kind_code: int
+    genes: tuple[int, ...]  # the variables behind the gene axes
+    costs: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _SlotTable:
+    kind_index: int | None
+    kinds: tuple[_KindTable, ...]
+
+    def add(
+        self, total: NDArray[np.int64], codes: Codes, context: Sequence[Codes], times: Codes | int
+    ) -> None:
+        """Adds `times` the slot's cost of each row to `total`, (B, len(COSTS))."""
+        for table in self.kinds:
+            rows: NDArray[np.int64] | slice = slice(None)
+            if self.kind_index is not None:
+                rows = np.flatnonzero(codes[:, self.kind_index] == table.kind_code)
+            index = [axis[rows] for axis in context] + [codes[rows, v] for v in table.genes]
+            costs = table.costs[tuple(index)]
+            total[rows] += costs if isinstance(times, int) else costs * times[rows, None]
+
+    def extreme(self, column: int, largest: bool) -> NDArray[np.int64]:
+        """The least or most cost of the slot for each context."""
+        ends = []
+        for table in self.kinds:
+            axes = tuple(range(table.costs.ndim - 1 - len(table.genes), table.costs.ndim - 1))
+            costs = table.costs[..., column]
+            ends.append(costs.max(axes) if largest else costs.min(axes))
+        return np.max(ends, axis=0) if largest else np.min(ends, axis=0)
+
+    def write_extreme(
+        self, row: Codes, context: tuple[int, ...], column: int, largest: bool
+    ) -> None:
+        """Sets the slot's variables in `row` to those of the extreme cost in this context."""
+        best: tuple[int, _KindTable, tuple[int, ...]] | None = None
+        for table in self.kinds:
+            costs = table.costs[context][..., column]
+            place = int(costs.argmax() if largest else costs.argmin())
+            where = tuple(int(i) for i in np.unravel_index(place, costs.shape))
+            value = int(costs[where])
+            if best is None or (value > best[0] if largest else value < best[0]):
+                best = (value, table, where)
+        assert best is not None, "a slot has at least one kind"
+        _, table, where = best
+        if self.kind_index is not None:
+            row[self.kind_index] = table.kind_code
+        for variable, code in zip(table.genes, where, strict=True):
+            row[variable] = code
+
+
+@dataclass(frozen=True, slots=True)
+class _StageTables:
+    slot: StageSlot
+    downsample: _SlotTable | None  # context: resolution, width in, width out
+    first: tuple[_SlotTable, ...]  # blocks at the stage's door: the same context
+    rest: tuple[_SlotTable, ...]  # the other blocks; context: resolution, width out
+
+
+class CostTable:
+    """Costs of the rows of `space`; equal to `space.decode(row).cost()` for every row."""
+
+    def __init__(self, space: Space):
+        self.space = space
+        self._resolutions = space.resolution.choices
+        self._stem, self._widths, self._stem_width = self._stem_tables(space.stem)
+        self._stages: list[_StageTables] = []
+        side = [r // space.stem_stride for r in self._resolutions]
+        widths = self._widths
+        for slot in space.stages:
+            below = [s // slot.stride for s in side]
+            self._stages.append(_stage_tables(slot, side, below, widths))
+            side, widths = below, slot.channels.choices
+        self._head = _slot_table(
+            space.head,
+            [
+                [Site(width, space.classes, s, s) for width in widths]
+                for s in side
+            ],
+        )
+
+    def _stem_tables(self, slot: Slot) -> tuple[_SlotTable, tuple[int, ...], list[Codes]]:
+        """The stem's costs, the widths it can have, and which one each of its settings has."""
+        space = self.space
+
+        def site(part: Part, resolution: int) -> Site:
+            width: int = part.channels  # type: ignore[attr-defined]
+            return Site(space.in_channels, width, resolution, resolution, space.stem_stride)
+
+        kinds, parts_of = [], []
+        for code, kind in enumerate(slot.genes):
+            parts, shape, genes = _parts(slot, kind)
+            costs = [[_row(part.cost(site(part, r))) for part in parts] for r in self._resolutions]
+            table = np.array(costs, np.int64).reshape(len(costs), *shape, len(COSTS))
+            kinds.append(_KindTable(code, genes, table))
+            parts_of.append((shape, parts))
+        widths = tuple(sorted({p.channels for _, parts in parts_of for p in parts}))  # type: ignore[attr-defined]
+        places = [
+            np.array([widths.index(p.channels) for p in parts], np.int64).reshape(shape)  # type: ignore[attr-defined]
+            for shape, parts in parts_of
+        ]
+        return _SlotTable(slot.kind.index, tuple(kinds)), widths, places
+
+    def costs(self, codes: Codes) -> NDArray[np.int64]:
+        """(B, 4): MACs, parameters, activations and bytes moved of each row, as in `COSTS`."""
+        space, total = self.space, np.zeros((len(codes), len(COSTS)), np.int64)
+        resolution = _codes(space.resolution, codes)
+        self._stem.add(total, codes, (resolution,), 1)
+        width = self._stem_widths(codes)
+        for stage in self._stages:
+            out, slot = _codes(stage.slot.channels, codes), stage.slot
+            door = (resolution, width, out)
+            depth = np.array(slot.depth.choices, np.int64)[_codes(slot.depth, codes)]
+            if stage.downsample is not None:
+                stage.downsample.add(total, codes, door, 1)
+            if stage.first:
+                stage.first[0].add(total, codes, door, 1)
+            for j, table in enumerate(stage.rest):
+                if len(slot.blocks) == 1:
+                    times = depth - len(stage.first)
+                else:
+                    times = (depth > j + len(stage.first)).astype(np.int64)
+                table.add(total, codes, (resolution, out), times)
+            width = out
+        self._head.add(total, codes, (resolution, width), 1)
+        return total
+
+    def column(self, codes: Codes, name: str) -> NDArray[np.int64]:
+        """One cost of each row, (B,): `macs`, `params`, `activations` or `bytes_moved`."""
+        return self.costs(codes)[:, COSTS.index(name)]
+
+    def _stem_widths(self, codes: Codes) -> Codes:
+        width = np.zeros(len(codes), np.int64)
+        for table, places in zip(self._stem.kinds, self._stem_width, strict=True):
+            rows: NDArray[np.int64] | slice = slice(None)
+            if self._stem.kind_index is not None:
+                rows = np.flatnonzero(codes[:, self._stem.kind_index] == table.kind_code)
+            width[rows] = places[tuple(codes[rows, v] for v in table.genes)]
+        return width
+
+    def extreme(self, name: str, *, largest: bool) -> Codes:
+        """The row of the least or most `name` in the whole space, exactly.
+
+        A stage's best cost depends on the widths at its two ends only, so the search over widths
+        is a shortest path, solved backwards from the head for each resolution and stem.
+        """
+        column, pick = COSTS.index(name), (np.argmax if largest else np.argmin)
+        head = self._head.extreme(column, largest)  # (resolutions, last width)
+        ahead, choices = head, []
+        for stage in reversed(self._stages):
+            cost = _stage_extreme(stage, column, largest) + ahead[:, None, :]
+            choices.append(pick(cost, axis=2))
+            ahead = np.take_along_axis(cost, choices[-1][..., None], 2)[..., 0]
+        best: tuple[int, Codes] | None = None
+        for r in range(len(self._resolutions)):
+            for table, places in zip(self._stem.kinds, self._stem_width, strict=True):
+                totals = table.costs[r][..., column] + ahead[r][places]
+                place = np.unravel_index(int(pick(totals)), totals.shape)
+                value = int(totals[place])
+                if best is None or (value > best[0] if largest else value < best[0]):
+                    row = np.zeros(len(self.space.variables), np.int64)
+                    _write(self.space.resolution, row, r)
+                    _write(self.space.stem.kind, row, table.kind_code)
+                    row[list(table.genes)] = place
+                    best = (value, row)
+                    start = int(places[place])
+        assert best is not None, "a space has at least one network"
+        row, width = best[1], start
+        r = int(row[self.space.resolution.index]) if self.space.resolution.index is not None else 0
+        for stage, choice in zip(self._stages, reversed(choices), strict=True):
+            out = int(choice[r, width])
+            _write_stage(stage, row, (r, width, out), column, largest)
+            width = out
+        self._head.write_extreme(row, (r, width), column, largest)
+        return row
+
+
+def _codes(choice: Choice, codes: Codes) -> Codes:
+    return np.zeros(len(codes), np.int64) if choice.index is None else codes[:, choice.index]
+
+
+def _write(choice: Choice, row: Codes, code: int) -> None:
+    if choice.index is not None:
+        row[choice.index] = code
+
+
+def _row(cost: Cost) -> tuple[int, ...]:
+    return tuple(getattr(cost, name) for name in COSTS)
+
+
+def _parts(slot: Slot, kind: type[Part]) -> tuple[list[Part], tuple[int, ...], tuple[int, ...]]:
+    """Every setting of `kind` in `slot`, the shape of their grid and the variables behind it."""
+    genes = slot.genes[kind]
+    settings = product(*(gene.choices for gene in genes.values()))
+    parts = [slot.make(kind, dict(zip(genes, values, strict=True))) for values in settings]
+    deciding = [gene for gene in genes.values() if gene.index is not None]
+    shape = tuple(len(gene.choices) for gene in deciding)
+    return parts, shape, tuple(gene.index for gene in deciding if gene.index is not None)
+
+
+def _slot_table(slot: Slot, sites: Sequence) -> _SlotTable:
+    """`sites`: nested lists of Site, one level per context axis."""
+    axes, level = [], sites
+    while isinstance(level, list):
+        axes.append(len(level))
+        level = level[0]
+    flat = np.array(sites, object).ravel().tolist() if axes else [sites]
+    kinds = []
+    for code, kind in enumerate(slot.genes):
+        parts, shape, genes = _parts(slot, kind)
+        costs = [[_row(part.cost(site)) for part in parts] for site in flat]
+        table = np.array(costs, np.int64).reshape(*axes, *shape, len(COSTS))
+        kinds.append(_KindTable(code, genes, table))
+    return _SlotTable(slot.kind.index, tuple(kinds))
+
+
+def _stage_tables(
+    slot: StageSlot, side: Sequence[int], below: Sequence[int], widths: Sequence[int]
+) -> _StageTables:
+    outs = slot.channels.choices
+    door = [
+        [[Site(width, out, s, s, slot.stride) for out in outs] for width in widths] for s in side
+    ]
+    inside = [[Site(out, out, s, s) for out in outs] for s in below]
+    blocks = [_slot_table(block, inside) for block in slot.blocks]
+    if slot.downsample is not None:
+        return _StageTables(slot, _slot_table(slot.downsample, door), (), tuple(blocks))
+    first = _slot_table(slot.blocks[0], door)
+    return _StageTables(
+        slot, None, (first,), tuple(blocks if len(blocks) == 1 else blocks[1:])
+    )
+
+
+def _times(table: _SlotTable, times: int, first: _SlotTable | None = None) -> _SlotTable:
+    """The costs of `times` equal parts; of `first` as well, which has their genes and stands at
+    the stage's door."""
+    kinds = []
+    for i, kind in enumerate(table.kinds):
+        costs = times * kind.costs
+        if first is not None:
+            costs = first.kinds[i].costs + costs[:, None]
+        kinds.append(_KindTable(kind.kind_code, kind.genes, costs))
+    return _SlotTable(table.kind_index, tuple(kinds))
+
+
+def _tables_at(stage: _StageTables, depth: int) -> tuple[list[_SlotTable], list[_SlotTable]]:
+    """The tables of a stage of `depth` blocks that can be decided one by one: those that depend
+    on (resolution, width in, width out), and those that depend on (resolution, width out)."""
+    door = [stage.downsample] if stage.downsample is not None else []
+    others = depth - len(stage.first)
+    if len(stage.slot.blocks) > 1:
+        return [*door, *stage.first], list(stage.rest[:others])
+    if stage.first:
+        return [*door, _times(stage.rest[0], others, stage.first[0])], []
+    return door, [_times(stage.rest[0], others)]
+
+
+def _stage_extreme(stage: _StageTables, column: int, largest: bool) -> NDArray[np.int64]:
+    """Least or most cost of a stage, (resolutions, width in, width out)."""
+    door, inside = _tables_at(stage, _extreme_depth(stage, largest))
+    total: NDArray[np.int64] = np.zeros(1, np.int64)
+    for table in door:
+        total = total + table.extreme(column, largest)
+    for table in inside:
+        total = total + table.extreme(column, largest)[:, None, :]
+    return total
+
+
+def _extreme_depth(stage: _StageTables, largest: bool) -> int:
+    depths = stage.slot.depth.choices
+    return max(depths) if largest else min(depths)
+
+
+def _write_stage(
+    stage: _StageTables, row: Codes, door: tuple[int, int, int], column: int, largest: bool
+) -> None:
+    depth = _extreme_depth(stage, largest)
+    _write(stage.slot.channels, row, door[2])
+    _write(stage.slot.depth, row, stage.slot.depth.choices.index(depth))
+    at_door, inside = _tables_at(stage, depth)
+    for table in at_door:
+        table.write_extreme(row, door, column, largest)
+    for table in inside:
+        table.write_extreme(row, (door[0], door[2]), column, largest)

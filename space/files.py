@@ -1,0 +1,135 @@
+"""Space files: YAML, checked against `spaces/schema.json` and the registered parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from space.genes import describe_allowed, gene_choices, lookup
+from space.search_space import Space, SpaceBuilder
+
+FOLDER = Path(__file__).with_name("spaces")
+
+
+def shipped_spaces() -> list[str]:
+    """Names of the spaces that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read_definition(source: str) -> dict[str, Any]:
+    """The plain data of a shipped space (by name) or of a YAML file (by path).
+
+    Raises ValueError where there is no such space or it is not YAML.
+    """
+    path = FOLDER / f"{source}.yaml" if source in shipped_spaces() else Path(source)
+    if not path.is_file():
+        known = ", ".join(shipped_spaces())
+        raise ValueError(f"no space {source!r}; give a YAML file or one of: {known}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"space file {source!r} is not valid YAML: {reason}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"space file {source!r} must hold a mapping, not {type(data).__name__}")
+    return data
+
+
+def load_space(source: str, **overrides: Any) -> Space:
+    """The space of a name or file; `overrides` replace top-level entries (`resolution=[160]`)."""
+    return make_space({**read_definition(source), **overrides})
+
+
+def make_space(definition: Mapping[str, Any]) -> Space:
+    """The space of plain data; ValueError names the entry that is wrong and what is allowed."""
+    _check_schema(definition)
+    builder = SpaceBuilder()
+    resolution = builder.choice("resolution", definition["resolution"])
+    stem = builder.slot("stem", "stem", _options("stem", definition["stem"], {}, "stem"))
+    stages = tuple(
+        builder.stage(
+            i,
+            channels=stage["channels"],
+            depth=stage["depth"],
+            stride=stage.get("stride", 1),
+            downsampling=None
+            if stage.get("downsampling") is None
+            else _options(
+                "downsampling",
+                stage["downsampling"],
+                definition.get("downsampling", {}),
+                f"stages.{i}.downsampling",
+            ),
+            operators=_options(
+                "operator",
+                stage["operators"],
+                definition.get("operators", {}),
+                f"stages.{i}.operators",
+            ),
+            alike=definition.get("blocks", "alike") == "alike",
+        )
+        for i, stage in enumerate(definition["stages"])
+    )
+    head = builder.slot("head", "head", _options("head", definition["head"], {}, "head"))
+    proxy = definition.get("proxy", {})
+    space = Space(
+        name=definition["name"],
+        about=definition.get("about", ""),
+        variables=tuple(builder.variables),
+        resolution=resolution,
+        stem=stem,
+        stages=stages,
+        head=head,
+        in_channels=definition.get("in_channels", 3),
+        classes=definition.get("classes", 1000),
+        proxy_width=proxy.get("width", 1.0),
+        proxy_resolution=proxy.get("resolution"),
+    )
+    stride = space.total_stride
+    for side in [*definition["resolution"], *([proxy["resolution"]] if "resolution" in proxy else [])]:
+        if side % stride:
+            raise ValueError(f"resolution {side} must be a multiple of the total stride, {stride}")
+    return space
+
+
+def _check_schema(definition: Mapping[str, Any]) -> None:
+    schema = json.loads((FOLDER / "schema.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    error = jsonschema.exceptions.best_match(validator.iter_errors(definition))
+    if error is not None:
+        where = ".".join(str(step) for step in error.absolute_path) or "the space"
+        raise ValueError(f"{where}: {error.message}")
+
+
+def _options(
+    category: str, entry: Any, defaults: Mapping[str, Any], where: str
+) -> dict[str, dict[str, list[Any]]]:
+    """kind -> gene -> values; a list of kinds takes each kind's values from `defaults`."""
+    kinds = {kind: {} for kind in entry} if isinstance(entry, list) else entry
+    options = {}
+    for kind, narrowed in kinds.items():
+        genes = {**defaults.get(kind, {}), **(narrowed or {})}
+        try:
+            _check_genes(category, kind, genes)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        options[kind] = genes
+    return options
+
+
+def _check_genes(category: str, kind: str, genes: Mapping[str, list[Any]]) -> None:
+    known = gene_choices(lookup(category, kind))
+    for gene, values in genes.items():
+        if gene not in known:
+            raise ValueError(f"{kind}: unknown gene {gene!r}; its genes: {', '.join(known)}")
+        for value in values:
+            allowed = known[gene]
+            if not any(value == a and type(value) is type(a) for a in allowed):
+                raise ValueError(
+                    f"{kind}: {gene} is {value!r}, but must be {describe_allowed(allowed)}"
+                )

@@ -1,0 +1,420 @@
+"""A space: for each gene of a network the allowed values.
+
+Every network of a space is a row of integers, one per `Variable`, so that a controller of any kind
+can work on it: uniform sampling, mutation and crossover are array operations over many rows, and
+`decode` turns a row into a `Genome`. A variable that does not matter in a row (a gene of an operator
+that is not chosen) holds 0 there, so that equal networks have equal rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from space.genes import Part, Site, describe_allowed, gene_choices, lookup, scaled_channels
+from space.genome import Genome, Stage
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One decision. It is active where every condition holds: the variable at that index is
+    active itself and has one of those codes."""
+
+    name: str
+    choices: tuple[Any, ...]
+    conditions: tuple[tuple[int, frozenset[int]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A value that is fixed (`index` None, one choice) or decided by the variable at `index`."""
+
+    choices: tuple[Any, ...]
+    index: int | None
+
+    def value(self, row: Sequence[int]) -> Any:
+        return self.choices[0 if self.index is None else row[self.index]]
+
+    def write(self, value: Any, row: Codes, name: str) -> None:
+        """Stores the code of `value`; ValueError where it is not among the choices."""
+        for code, allowed in enumerate(self.choices):
+            if allowed == value and type(allowed) is type(value):
+                if self.index is not None:
+                    row[self.index] = code
+                return
+        raise ValueError(f"{name} is {value!r}, but must be {describe_allowed(self.choices)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place for one part: the kinds that may stand there, and each kind's genes."""
+
+    name: str
+    kind: Choice
+    genes: Mapping[type[Part], Mapping[str, Choice]]
+    width_ratio: float = 1.0
+
+    def make(self, kind: type[Part], values: Mapping[str, Any]) -> Part:
+        part = kind(**values)
+        return part if self.width_ratio == 1 else part.scaled(self.width_ratio)
+
+    def decode(self, row: Sequence[int]) -> Part:
+        kind = self.kind.value(row)
+        genes = {name: gene.value(row) for name, gene in self.genes[kind].items()}
+        return self.make(kind, genes)
+
+    def encode(self, part: Part, row: Codes) -> None:
+        if type(part) not in self.genes:
+            kinds = ", ".join(repr(kind.kind) for kind in self.genes)
+            raise ValueError(f"{self.name} is {part.kind!r}, but must be one of {kinds}")
+        self.kind.write(type(part), row, self.name)
+        for name, gene in self.genes[type(part)].items():
+            gene.write(getattr(part, name), row, f"{self.name}.{part.kind}.{name}")
+
+    def count(self) -> int:
+        """Number of different parts."""
+        total = 0
+        for genes in self.genes.values():
+            product = 1
+            for gene in genes.values():
+                product *= len(gene.choices)
+            total += product
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class StageSlot:
+    """One stage. `blocks` has one slot for all blocks, or one for each of the most there can be."""
+
+    channels: Choice
+    depth: Choice
+    stride: int
+    downsample: Slot | None
+    blocks: tuple[Slot, ...]
+    start: int  # this stage's variables are start .. stop - 1
+    stop: int
+
+    def block(self, j: int) -> Slot:
+        return self.blocks[0] if len(self.blocks) == 1 else self.blocks[j]
+
+    def decode(self, row: Sequence[int]) -> Stage:
+        depth = self.depth.value(row)
+        if len(self.blocks) == 1:
+            blocks = (self.blocks[0].decode(row),) * depth
+        else:
+            blocks = tuple(self.blocks[j].decode(row) for j in range(depth))
+        return Stage(
+            channels=self.channels.value(row),
+            blocks=blocks,
+            downsample=self.downsample and self.downsample.decode(row),
+            stride=self.stride,
+        )
+
+    def encode(self, stage: Stage, row: Codes, name: str) -> None:
+        self.channels.write(stage.channels, row, f"{name}.channels")
+        self.depth.write(len(stage.blocks), row, f"{name}.depth")
+        if stage.stride != self.stride:
+            raise ValueError(f"{name}.stride is {stage.stride}, but must be {self.stride}")
+        if (self.downsample is None) != (stage.downsample is None):
+            raise ValueError(f"{name} must have {'no' if self.downsample is None else 'a'} DSM")
+        if self.downsample is not None and stage.downsample is not None:
+            self.downsample.encode(stage.downsample, row)
+        if len(self.blocks) == 1 and any(block != stage.blocks[0] for block in stage.blocks):
+            raise ValueError(f"{name}: its blocks differ, but in this space they are all alike")
+        for slot, block in zip(self.blocks, stage.blocks, strict=False):
+            slot.encode(block, row)
+
+    def count(self) -> int:
+        depths = [d for d in self.depth.choices]
+        if len(self.blocks) == 1:
+            blocks = self.blocks[0].count() * len(depths)
+        else:
+            blocks = sum(self.blocks[0].count() ** d for d in depths)
+        return len(self.channels.choices) * blocks * (self.downsample or _ONE).count()
+
+
+class _One:
+    def count(self) -> int:
+        return 1
+
+
+_ONE = _One()
+
+
+@dataclass(frozen=True)
+class Space:
+    """All networks that a space file allows. Make one with `space.files.load_space`."""
+
+    name: str
+    about: str
+    variables: tuple[Variable, ...]
+    resolution: Choice
+    stem: Slot
+    stages: tuple[StageSlot, ...]
+    head: Slot
+    in_channels: int = 3
+    classes: int = 1000
+    proxy_width: float = 1.0  # what the space file recommends for scoring, see `scaled`
+    proxy_resolution: int | None = None
+
+    # ---- rows and genomes
+
+    def decode(self, row: Sequence[int] | Codes) -> Genome:
+        """The network of one row of `codes`."""
+        row = tuple(int(code) for code in row)
+        return Genome(
+            resolution=self.resolution.value(row),
+            in_channels=self.in_channels,
+            classes=self.classes,
+            stem=self.stem.decode(row),
+            stages=tuple(self._stage(i, row) for i in range(len(self.stages))),
+            head=self.head.decode(row),
+        )
+
+    def encode(self, genome: Genome) -> Codes:
+        """The row of a network; ValueError says which gene lies outside the space."""
+        row = np.zeros(len(self.variables), np.int64)
+        self.resolution.write(genome.resolution, row, "resolution")
+        for name in ("in_channels", "classes"):
+            if getattr(genome, name) != getattr(self, name):
+                raise ValueError(
+                    f"{name} is {getattr(genome, name)}, but must be {getattr(self, name)}"
+                )
+        self.stem.encode(genome.stem, row)
+        if len(genome.stages) != len(self.stages):
+            raise ValueError(f"{len(genome.stages)} stages, but must be {len(self.stages)}")
+        for i, (slot, stage) in enumerate(zip(self.stages, genome.stages, strict=True)):
+            slot.encode(stage, row, f"stages.{i}")
+        self.head.encode(genome.head, row)
+        return row
+
+    def __contains__(self, genome: Genome) -> bool:
+        try:
+            self.encode(genome)
+        except ValueError:
+            return False
+        return True
+
+    @cached_property
+    def _decoded(self) -> dict[tuple[int, tuple[int, ...]], Stage]:
+        return {}
+
+    def _stage(self, i: int, row: tuple[int, ...]) -> Stage:
+        slot = self.stages[i]
+        key = (i, row[slot.start : slot.stop])
+        stage = self._decoded.get(key)
+        if stage is None:
+            stage = self._decoded[key] = slot.decode(row)
+        return stage
+
+    @property
+    def size(self) -> int:
+        """Number of different rows, exactly."""
+        total = len(self.resolution.choices) * self.stem.count() * self.head.count()
+        for stage in self.stages:
+            total *= stage.count()
+        return total
+
+    # ---- many rows at once: (B, V) arrays
+
+    @cached_property
+    def cardinalities(self) -> Codes:
+        """Number of choices of each variable, (V,)."""
+        return np.array([len(variable.choices) for variable in self.variables], np.int64)
+
+    def active(self, codes: Codes) -> NDArray[np.bool_]:
+        """Which variables matter in each row, (B, V)."""
+        active = np.ones(codes.shape, bool)
+        for v, variable in enumerate(self.variables):
+            for parent, allowed in variable.conditions:
+                chosen = np.zeros(len(self.variables[parent].choices), bool)
+                chosen[list(allowed)] = True
+                active[:, v] &= active[:, parent] & chosen[codes[:, parent]]
+        return active
+
+    def canonical(self, codes: Codes) -> Codes:
+        """The rows with 0 in every variable that does not matter."""
+        return np.where(self.active(codes), codes, 0)
+
+    def sample_codes(self, rng: Generator, count: int) -> Codes:
+        """`count` rows; each variable that matters is uniform over its choices."""
+        return self.canonical(self._uniform(rng, count))
+
+    def mutate_codes(self, codes: Codes, rng: Generator) -> Codes:
+        """Each row with one active variable changed; what that brings to life is uniform."""
+        before = self.active(codes)
+        weights = before & (self.cardinalities > 1)
+        if not weights.any(axis=1).all():
+            raise ValueError(f"space {self.name!r} holds a single network: nothing can mutate")
+        chosen = np.argmax(np.where(weights, rng.random(codes.shape), -1.0), axis=1)
+        rows = np.arange(len(codes))
+        steps = 1 + (rng.random(len(codes)) * (self.cardinalities[chosen] - 1)).astype(np.int64)
+        mutants = np.where(before, codes, self._uniform(rng, len(codes)))
+        mutants[rows, chosen] = (codes[rows, chosen] + steps) % self.cardinalities[chosen]
+        return self.canonical(mutants)
+
+    def cross_codes(self, mothers: Codes, fathers: Codes, rng: Generator) -> Codes:
+        """Uniform crossover: each variable from either parent, from the one where it is active
+        if it is so in one only, and uniform where the child needs what neither parent had."""
+        in_mother, in_father = self.active(mothers), self.active(fathers)
+        from_mother = np.where(
+            in_mother == in_father, rng.random(mothers.shape) < 0.5, in_mother
+        )
+        children = np.where(from_mother, mothers, fathers)
+        children = np.where(in_mother | in_father, children, self._uniform(rng, len(mothers)))
+        return self.canonical(children)
+
+    def _uniform(self, rng: Generator, count: int) -> Codes:
+        return rng.integers(0, self.cardinalities, (count, len(self.variables)))
+
+    # ---- one genome at a time
+
+    def sample(self, rng: Generator) -> Genome:
+        return self.decode(self.sample_codes(rng, 1)[0])
+
+    def mutate(self, genome: Genome, rng: Generator) -> Genome:
+        return self.decode(self.mutate_codes(self.encode(genome)[None], rng)[0])
+
+    def cross(self, mother: Genome, father: Genome, rng: Generator) -> Genome:
+        codes = self.cross_codes(self.encode(mother)[None], self.encode(father)[None], rng)
+        return self.decode(codes[0])
+
+    # ---- proxies
+
+    @property
+    def total_stride(self) -> int:
+        """Input pixels per pixel of the last map, along one side."""
+        stride = self.stem_stride
+        for stage in self.stages:
+            stride *= stage.stride
+        return stride
+
+    @cached_property
+    def stem_stride(self) -> int:
+        """Every stem of a space has this one stride, so that each stage has one map size."""
+        row = [0] * len(self.variables)
+        strides = {
+            getattr(self.stem.make(kind, {n: g.value(row) for n, g in genes.items()}), "stride")
+            for kind, genes in self.stem.genes.items()
+        }
+        if len(strides) > 1 or any(
+            len(genes["stride"].choices) > 1
+            for genes in self.stem.genes.values()
+            if "stride" in genes
+        ):
+            raise ValueError(f"space {self.name!r}: the stem must have one stride, not several")
+        return strides.pop()
+
+    def scaled(self, *, width: float, resolution: int, classes: int) -> Space:
+        """The proxy of this space: the same variables and rows, channels `width` times as wide,
+        the highest resolution becoming `resolution` and the others in proportion."""
+        highest, step = max(self.resolution.choices), self.total_stride
+        resolutions = tuple(
+            max(step, step * round(r * resolution / highest / step))
+            for r in self.resolution.choices
+        )
+        return replace(
+            self,
+            name=f"{self.name} at width {width:g}",
+            resolution=replace(self.resolution, choices=resolutions),
+            stem=replace(self.stem, width_ratio=width),
+            stages=tuple(_scaled_stage(stage, width) for stage in self.stages),
+            head=replace(self.head, width_ratio=width),
+            classes=classes,
+        )
+
+
+def _scaled_stage(stage: StageSlot, width: float) -> StageSlot:
+    choices = tuple(scaled_channels(channels, width) for channels in stage.channels.choices)
+    return replace(
+        stage,
+        channels=replace(stage.channels, choices=choices),
+        downsample=stage.downsample and replace(stage.downsample, width_ratio=width),
+        blocks=tuple(replace(slot, width_ratio=width) for slot in stage.blocks),
+    )
+
+
+class SpaceBuilder:
+    """Turns checked choices into variables, in the order in which a network is decided."""
+
+    def __init__(self) -> None:
+        self.variables: list[Variable] = []
+
+    def choice(
+        self, name: str, choices: Sequence[Any], conditions: tuple = ()
+    ) -> Choice:
+        """A variable where there is something to decide, else a fixed value."""
+        if len(choices) == 1:
+            return Choice(tuple(choices), None)
+        self.variables.append(Variable(name, tuple(choices), conditions))
+        return Choice(tuple(choices), len(self.variables) - 1)
+
+    def slot(
+        self,
+        name: str,
+        category: str,
+        options: Mapping[str, Mapping[str, Sequence[Any]]],
+        conditions: tuple = (),
+    ) -> Slot:
+        """`options`: kind -> gene -> allowed values; genes left out are fixed to their default."""
+        kinds = [lookup(category, kind) for kind in options]
+        kind = self.choice(name, kinds, conditions)
+        genes: dict[type[Part], dict[str, Choice]] = {}
+        for code, (part, values) in enumerate(zip(kinds, options.values(), strict=True)):
+            inner = conditions
+            if kind.index is not None:
+                inner = (*conditions, (kind.index, frozenset({code})))
+            genes[part] = {
+                gene: self.choice(f"{name}.{part.kind}.{gene}", values[gene], inner)
+                for gene in gene_choices(part)
+                if gene in values
+            }
+        return Slot(name, kind, genes)
+
+    def stage(
+        self,
+        i: int,
+        *,
+        channels: Sequence[int],
+        depth: Sequence[int],
+        stride: int,
+        downsampling: Mapping[str, Mapping[str, Sequence[Any]]] | None,
+        operators: Mapping[str, Mapping[str, Sequence[Any]]],
+        alike: bool,
+    ) -> StageSlot:
+        """`alike`: all blocks of the stage share their genes; else each has its own."""
+        start, name = len(self.variables), f"stages.{i}"
+        channels_choice = self.choice(f"{name}.channels", channels)
+        depth_choice = self.choice(f"{name}.depth", depth)
+        downsample = (
+            None
+            if downsampling is None
+            else self.slot(f"{name}.downsample", "downsampling", downsampling)
+        )
+        if alike:
+            blocks = [self.slot(f"{name}.blocks", "operator", operators)]
+        else:
+            blocks = []
+            for j in range(max(depth)):
+                reached = frozenset(code for code, d in enumerate(depth) if d > j)
+                exists = ()
+                if depth_choice.index is not None and len(reached) < len(depth):
+                    exists = ((depth_choice.index, reached),)
+                blocks.append(self.slot(f"{name}.blocks.{j}", "operator", operators, exists))
+        return StageSlot(
+            channels_choice,
+            depth_choice,
+            stride,
+            downsample,
+            tuple(blocks),
+            start,
+            len(self.variables),
+        )
