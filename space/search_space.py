@@ -8,6 +8,7 @@ that is not chosen) holds 0 there, so that equal networks have equal rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -81,13 +82,11 @@ class Slot:
 
     def count(self) -> int:
         """Number of different parts."""
-        total = 0
-        for genes in self.genes.values():
-            product = 1
-            for gene in genes.values():
-                product *= len(gene.choices)
-            total += product
-        return total
+        return sum(self.count_of(kind) for kind in self.genes)
+
+    def count_of(self, kind: type[Part]) -> int:
+        """Number of different settings of one kind."""
+        return math.prod(len(gene.choices) for gene in self.genes[kind].values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,74 @@
+"""Scores of candidates from shared weights.
+
+The score is the mean probability that the candidate gives to the true class of the validation
+images. It says how candidates compare; it is not the accuracy of a trained network. Unlike the
+share of right answers it tells apart candidates that are right on the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from evaluator.interfaces import Score
+from space.genome import Genome
+
+
+class Weights(Protocol):
+    """What scoring needs of a supernet."""
+
+    def __call__(self, genome: Genome, images: Tensor, *, buffers: Any = None) -> Tensor:
+        """Logits (N, classes) of normalised images."""
+        ...
+
+    def calibrate(self, genome: Genome, batches: Iterator[Tensor]) -> Any:
+        """Running statistics for a candidate that has any."""
+        ...
+
+
+class SupernetEvaluator:
+    """Scores networks on fixed images, chunk by chunk.
+
+    `images` (N, 3, R, R) uint8 and `labels` (N,) are the validation split; `calibration` uint8
+    images feed the running statistics of networks that have BatchNorm. `proxy` maps a candidate
+    to the network of the supernet's space that stands for it.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        calibration: Tensor,
+        normalise: Callable[[Tensor], Tensor],
+        proxy: Callable[[Genome], Genome],
+        chunk: int = 256,
+    ):
+        self._weights, self._proxy, self._normalise = weights, proxy, normalise
+        self._chunks = list(zip(images.split(chunk), labels.split(chunk), strict=True))
+        self._calibration = calibration.split(chunk)
+
+    @torch.no_grad()
+    def evaluate(self, genome: Genome) -> Score:
+        """`details`: `top1`, the share of images classified right, and the mean `loss`.
+
+        Raises RuntimeError where the logits are not finite.
+        """
+        network = self._proxy(genome)
+        batches = (self._normalise(images) for images in self._calibration)
+        buffers = self._weights.calibrate(network, batches)
+        probability, right, loss, count = 0.0, 0, 0.0, 0
+        for images, labels in self._chunks:
+            logits = self._weights(network, self._normalise(images), buffers=buffers)
+            log_p = logits.double().log_softmax(1).gather(1, labels[:, None])[:, 0]
+            probability += float(log_p.exp().sum())
+            loss -= float(log_p.sum())
+            right += int((logits.argmax(1) == labels).sum())
+            count += len(labels)
+        if loss != loss:
+            raise RuntimeError("the network's outputs are not numbers (NaN)")
+        return Score(probability / count, {"top1": right / count, "loss": loss / count})

@@ -1,0 +1,287 @@
+"""The supernet: each parameter of each part at its largest, and the rule that cuts a candidate out.
+
+No operator is written a second time. A candidate's parts are built on the meta device, where they
+have shapes and no storage; every parameter is cut out of the largest one as `space.slicing` says,
+mostly as a view, so gradients flow back; and `torch.func.functional_call` runs the part's own
+forward with those cuts. So a candidate computes what its exported network computes.
+
+Weight sharing by leading slices follows Once-for-all (Cai et al., 2020, arXiv 1908.09791, section
+3.3) and AutoFormer (Chen et al., 2021, arXiv 2107.00651, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations_with_replacement, product
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from space.genes import Part, Site
+from space.genome import Genome, Placed
+from space.search_space import Slot, Space
+from space.slicing import Axes, Cut, describe
+
+Buffers = dict[str, dict[str, Tensor]]
+
+
+MOST_SETTINGS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A part of a candidate, ready to run: its module on the meta device and its cuts."""
+
+    module: nn.Module
+    cuts: Mapping[str, tuple[str, Cut]]  # parameter -> (name of the large one, how to cut it)
+    has_buffers: bool
+
+
+class Supernet:
+    """Shared weights of the networks of `space`.
+
+    `weights` maps `"<position>.<kind>.<parameter>"` to a leaf tensor, for instance
+    `"stages.2.blocks.0.convnext.depthwise.weight"`. The same seed gives the same weights.
+    """
+
+    def __init__(self, space: Space, *, seed: int = 0, device: torch.device | str = "cpu"):
+        self.space = space
+        self.device = torch.device(device)
+        self._axes: dict[str, Axes] = {}
+        self.weights: dict[str, Tensor] = {}
+        self._prepared: dict[tuple[str, Part, Site], _Prepared] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for path, slot, sites in positions(space):
+                for kind in slot.genes:
+                    self._add(f"{path}.{kind.kind}", slot, kind, sites)
+
+    def _add(self, prefix: str, slot: Slot, kind: type[Part], sites: list[Site]) -> None:
+        """Allocates the parameters of one kind at one position.
+
+        The largest size of each is taken over the settings at the widest place, and over the
+        other widths that there can be around the position.
+        """
+        settings = _settings(slot, kind)
+        variants = [(part, sites[0]) for part in settings]
+        variants += [(settings[0], site) for site in sites[1:]]
+        largest: dict[str, Axes] = {}
+        donors: dict[str, tuple[Part, Site]] = {}
+        for part, site in variants:
+            for name, axes in _described(part, site).items():
+                known = largest.get(name)
+                union = axes if known is None else _union(known, axes)
+                if known is None or union == axes != known:
+                    donors[name] = (part, site)
+                largest[name] = union
+        modules = {donor: donor[0].build(donor[1]) for donor in dict.fromkeys(donors.values())}
+        for name, axes in largest.items():
+            start = dict(modules[donors[name]].named_parameters())[name].detach()
+            shape = tuple(axis.size for axis in axes)
+            full = f"{prefix}.{name}"
+            self._axes[full] = axes
+            weight = start.clone() if start.shape == shape else _like(start, shape)
+            self.weights[full] = weight.to(self.device).requires_grad_()
+
+    # ---- running a candidate
+
+    def prepare(self, placed: Placed) -> _Prepared:
+        """The part's module and cuts, made once for each part, site and position."""
+        key = (placed.path, placed.part, placed.site)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            with torch.device("meta"):
+                module = placed.build()
+            for layer in module.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.momentum = None  # statistics are the mean over calibration batches
+            prefix = f"{placed.path}.{placed.part.kind}"
+            cuts = {}
+            for name, axes in _described(placed.part, placed.site).items():
+                full = f"{prefix}.{name}"
+                try:
+                    cuts[name] = (full, Cut.between(axes, self._axes[full]))
+                except (KeyError, ValueError) as error:
+                    raise ValueError(
+                        f"{placed.part} at {placed.path} lies outside the supernet of "
+                        f"{self.space.name!r}: {error}"
+                    ) from None
+            prepared = _Prepared(module, cuts, any(True for _ in module.buffers()))
+            self._prepared[key] = prepared
+        return prepared
+
+    def run(
+        self,
+        placed: Placed,
+        x: Tensor,
+        *,
+        training: bool = False,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """One part of a candidate on its input map."""
+        prepared = self.prepare(placed)
+        tensors = {name: cut(self.weights[full]) for name, (full, cut) in prepared.cuts.items()}
+        if prepared.has_buffers:
+            tensors |= self._fresh(prepared.module) if buffers is None else dict(buffers)
+        if prepared.module.training != training:
+            prepared.module.train(training)
+        return functional_call(prepared.module, tensors, (x,))
+
+    def __call__(
+        self,
+        genome: Genome,
+        images: Tensor,
+        *,
+        training: bool = False,
+        buffers: Buffers | None = None,
+    ) -> Tensor:
+        """Logits (N, classes) of normalised `images` (N, 3, H, W).
+
+        A network with BatchNorm uses the statistics of the batch when `training`, and needs
+        `buffers` from `calibrate` otherwise (ValueError).
+        """
+        x = images
+        for placed in genome.parts():
+            kept = (buffers or {}).get(placed.path)
+            if kept is None and not training and self.prepare(placed).has_buffers:
+                raise ValueError(f"{placed.path} has running statistics: calibrate the genome first")
+            x = self.run(placed, x, training=training, buffers=kept)
+        return x
+
+    # ---- running statistics
+
+    def _fresh(self, module: nn.Module) -> dict[str, Tensor]:
+        """Statistics as they are before the first batch."""
+        start = {"running_var": torch.ones, "running_mean": torch.zeros}
+        return {
+            name: start.get(name.rpartition(".")[2], torch.zeros)(
+                buffer.shape, dtype=buffer.dtype, device=self.device
+            )
+            for name, buffer in module.named_buffers()
+        }
+
+    @torch.no_grad()
+    def calibrate(self, genome: Genome, batches: Iterator[Tensor] | list[Tensor]) -> Buffers:
+        """Running statistics of a candidate's BatchNorms: the mean over `batches` of images.
+
+        Empty where there are none. They belong to the candidate, never to the supernet (Yu et
+        al., 2018, arXiv 1812.08928, section 3.3, measured again for each candidate as in arXiv
+        1903.05134, section 3.3).
+        """
+        buffers = {
+            placed.path: self._fresh(prepared.module)
+            for placed in genome.parts()
+            if (prepared := self.prepare(placed)).has_buffers
+        }
+        if buffers:
+            for images in batches:
+                self(genome, images, training=True, buffers=buffers)
+        return buffers
+
+    # ---- weights
+
+    def state_of(self, genome: Genome, buffers: Buffers | None = None) -> dict[str, Tensor]:
+        """A state dict for `space.build(genome)`: copies of the candidate's weights."""
+        state = {}
+        for placed in genome.parts():
+            for name, (full, cut) in self.prepare(placed).cuts.items():
+                state[f"{placed.path}.{name}"] = cut(self.weights[full]).detach().clone()
+            for name, buffer in (buffers or {}).get(placed.path, {}).items():
+                state[f"{placed.path}.{name}"] = buffer.clone()
+        return state
+
+    def used_by(self, genome: Genome) -> set[str]:
+        """Names of the weights that a candidate takes part of."""
+        return {
+            full for placed in genome.parts() for full, _ in self.prepare(placed).cuts.values()
+        }
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies `weights` in; ValueError where names or shapes differ from this supernet's."""
+        if set(weights) != set(self.weights):
+            odd = sorted(set(weights) ^ set(self.weights))
+            raise ValueError(f"these weights are not of this supernet: {odd[0]!r} differs")
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                if weights[name].shape != weight.shape:
+                    raise ValueError(
+                        f"{name!r} has shape {tuple(weights[name].shape)}, but must have "
+                        f"{tuple(weight.shape)}"
+                    )
+                weight.copy_(weights[name])
+
+
+def positions(space: Space) -> Iterator[tuple[str, Slot, list[Site]]]:
+    """Every place where a part can stand: its path, its slot, and the sites it can have there,
+    the largest first."""
+    side = max(space.resolution.choices)
+    stems = _settings_of(space.stem)
+    widths = sorted({part.channels for part in stems}, reverse=True)  # type: ignore[attr-defined]
+    stride = space.stem_stride
+    yield (
+        "stem",
+        space.stem,
+        [Site(space.in_channels, width, side, side, stride) for width in widths],
+    )
+    side //= stride
+    for i, stage in enumerate(space.stages):
+        outs = sorted(set(stage.channels.choices), reverse=True)
+        door = [Site(w, out, side, side, stage.stride) for w in widths for out in outs]
+        side //= stage.stride
+        inside = [Site(out, out, side, side) for out in outs]
+        if stage.downsample is not None:
+            yield f"stages.{i}.downsample", stage.downsample, door
+        for j in range(max(stage.depth.choices)):
+            first = j == 0 and stage.downsample is None
+            yield f"stages.{i}.blocks.{j}", stage.block(j), door if first else inside
+        widths = outs
+    yield "head", space.head, [Site(width, space.classes, side, side) for width in widths]
+
+
+def _settings(slot: Slot, kind: type[Part]) -> list[Part]:
+    """Settings of `kind`, the largest first, that together have every parameter at its largest.
+
+    All of them where they are few. Else those that differ from the largest in at most two genes:
+    a parameter whose size hangs on three genes at once would be missed, and `Supernet.prepare`
+    would say so.
+    """
+    genes = slot.genes[kind]
+    choices = [gene.choices[::-1] for gene in genes.values()]
+    if slot.count_of(kind) <= MOST_SETTINGS:
+        chosen = list(product(*choices))
+    else:
+        top = tuple(values[0] for values in choices)
+        chosen = [top]
+        for a, b in combinations_with_replacement(range(len(choices)), 2):
+            for pair in product(choices[a], choices[b]):
+                changed = list(top)
+                changed[a], changed[b] = pair
+                chosen.append(tuple(changed))
+        chosen = list(dict.fromkeys(chosen))
+    return [slot.make(kind, dict(zip(genes, values, strict=True))) for values in chosen]
+
+
+def _settings_of(slot: Slot) -> list[Part]:
+    return [part for kind in slot.genes for part in _settings(slot, kind)]
+
+
+@lru_cache(maxsize=4096)
+def _described(part: Part, site: Site) -> dict[str, Axes]:
+    with torch.device("meta"):
+        module = part.build(site)
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    return describe(shapes, part.axes(site))
+
+
+def _union(one: Axes, other: Axes) -> Axes:
+    return tuple(a.union(b) for a, b in zip(one, other, strict=True))
+
+
+def _like(start: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of `shape` that starts as `start` does: constant, or normal with its deviation."""
+    if start.min() == start.max():
+        return torch.full(shape, float(start.flatten()[0]))
+    return torch.randn(shape) * start.std() + start.mean()
