@@ -12,11 +12,11 @@ import math
 import textwrap
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
+from html import escape
 from itertools import groupby
 from typing import Any
-from xml.sax.saxutils import escape
 
 from space.genes import Part, part_to_json, registered
 from space.genome import Genome, Placed
@@ -26,6 +26,9 @@ ORANGE, VERMILION, PURPLE, GREY = "#e69f00", "#d55e00", "#cc79a7", "#999999"
 
 # First match wins, so the narrower name stands before the family that it belongs to.
 FAMILIES = (
+    ("local_global_dsm", PURPLE),
+    ("global_dsm", VERMILION),
+    ("local_dsm", GREEN),
     ("convnext", BLUE),
     ("window_attention", ORANGE),
     ("attention", VERMILION),
@@ -40,8 +43,8 @@ OTHERS = (YELLOW, GREY)
 
 # Layout in SVG units; at 360 units a phone shows the text at about its nominal size.
 WIDTH = 360
-GUTTER = 66  # map size and channels
-COLUMN = 128  # the widest box
+GUTTER = 74  # map size and channels
+COLUMN = 120  # the widest box
 MIDDLE = GUTTER + COLUMN / 2
 TEXT = GUTTER + COLUMN + 10
 LINE = 14
@@ -49,7 +52,7 @@ WRAP = 25  # characters of gene text on a line
 
 
 def colour(kind: str) -> str:
-    """Fill colour of an operator kind, the same in every report."""
+    """Fill colour of an operator or downsampling module, the same in every report."""
     for word, fill in FAMILIES:
         if word in kind:
             return fill
@@ -92,12 +95,7 @@ def _distinct(kinds: tuple[str, ...]) -> dict[str, str]:
 
 def _initials(kind: str, letters: int) -> str:
     words = [word for word in kind.split("_") if word]
-    letters += len(words) == 1
-    return (
-        "".join(word[:letters].capitalize() for word in words)
-        if letters > 1
-        else "".join(word[0].upper() for word in words)
-    )
+    return "".join(word[: letters + (len(words) == 1)].capitalize() for word in words)
 
 
 def stage_operators(stage: Mapping[str, Any]) -> str:
@@ -112,35 +110,38 @@ def operators(genome: Mapping[str, Any]) -> str:
 
 
 def gene_text(part: Part, *, full: bool = False) -> str:
-    """`expansion 4, context 5`: the genes that are numbers and the flags that are set; with
-    `full` every gene as `name=value`."""
+    """`expansion 4, context 5`: whole numbers that are not 0, and fractions and flags that differ
+    from their default; with `full` every gene as `name=value`."""
     genes = {name: value for name, value in part_to_json(part).items() if name != "kind"}
     if full:
         return ", ".join(f"{name}={value}" for name, value in genes.items())
+    usual = {gene.name: gene.default for gene in fields(part)}  # type: ignore[arg-type]
     shown = []
     for name, value in genes.items():
-        if value is True:
-            shown.append(_words(name))
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            shown.append(f"{_words(name)} {value:g}")
+        if isinstance(value, bool):
+            if value != usual[name]:
+                shown.append(f"{'' if value else 'no '}{_words(name)}")
+        elif value and (isinstance(value, int) or _is_new_fraction(value, usual[name])):
+            shown.append(f"{_words(name)} {value}")
     return ", ".join(shown)
+
+
+def _is_new_fraction(value: Any, usual: Any) -> bool:
+    return isinstance(value, float) and value != usual
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def runs(genome: Genome) -> Iterator[tuple[Placed, int]]:
-    """The parts in order; neighbouring blocks of a stage that are equal in genes and width count
-    as one, with their number."""
+def runs(genome: Genome) -> Iterator[list[Placed]]:
+    """The parts in order; neighbouring blocks of a stage with equal genes are one run."""
     for _, same in groupby(genome.parts(), key=_same):
-        parts = list(same)
-        yield parts[0], len(parts)
+        yield list(same)
 
 
-def _same(placed: Placed) -> tuple[str, Part, int, int]:
-    scope = placed.path.rpartition(".")[0]  # `stages.1.blocks`, `stages.1`, or nothing
-    return scope, placed.part, placed.site.in_channels, placed.site.channels
+def _same(placed: Placed) -> tuple[str, Part]:
+    return placed.path.rpartition(".")[0], placed.part  # the scope is `stages.1.blocks`
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,59 +162,67 @@ class _Row:
 def draw_svg(genome: Genome) -> str:
     """The network from top to bottom, as one `<svg>` element that scales with its container.
 
-    Boxes are coloured by operator and as wide as the square root of their channels; equal blocks
+    Boxes are coloured by kind and wider with the square root of their channels; equal blocks
     in a row are one box with `×3`; a downsampling module narrows from its input's width to its
     output's. Each box has a `<title>` with all its genes. Text takes the colour of the page.
     """
-    rows = [_row(placed, count, genome) for placed, count in runs(genome)]
-    widest = max(row.placed.site.channels for row in rows[:-1])
-    y, previous = 24, ""
-    body = [_text(MIDDLE, 12, f"image, {genome.in_channels} × {_map(genome.resolution)}", "middle")]
-    for row in rows:
-        stage = ".".join(row.placed.path.split(".")[:2])
-        y += 10 if stage != previous else 4
+    rows, previous = [], ""
+    for same in runs(genome):
+        stage = ".".join(same[0].path.split(".")[:2])
+        rows.append(_row(same, first=stage != previous))
         previous = stage
+    widest = max(row.placed.site.channels for row in rows[:-1])
+    image = f"image, {genome.in_channels} × {genome.resolution} × {genome.resolution}"
+    y, body = 16.0, [_text(MIDDLE, 12, image, "middle")]
+    for row in rows:
+        y += 12 if row.side else 4  # a gap before each stage
         body.append(_draw(row, y, widest))
         y += row.height
     label = f"Network {genome.digest}: {operators(genome.to_json())}"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 4}" width="{WIDTH}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 4:g}" width="{WIDTH}" '
         f'role="img" aria-label="{escape(label)}" font-family="system-ui, sans-serif" '
         f'font-size="11" fill="currentColor">{"".join(body)}</svg>'
     )
 
 
-def _row(placed: Placed, count: int, genome: Genome) -> _Row:
+def _row(same: Sequence[Placed], first: bool) -> _Row:
+    placed, count = same[0], len(same)
     site, part = placed.site, placed.part
-    name = _words(part.kind)
-    head = part.category == "head"
+    macs = sum(one.cost().macs for one in same)
     size = f"{site.out_height} × {site.out_width}"
-    genes = "" if head else gene_text(part)
+    genes = gene_text(part)
     if part.category == "downsampling":
         genes = ", ".join(filter(None, (f"stride {site.stride}", genes)))
     title = (
-        f"{placed.path}{f' and {count - 1} more' if count > 1 else ''}: {name} ({part.category}), "
-        f"{site.in_channels} to {site.channels} channels, {_map(site.height)} to {size} pixels; "
+        f"{placed.path}{f' and {count - 1} more' if count > 1 else ''}: {_words(part.kind)} "
+        f"({part.category}), {site.in_channels} to {site.channels} channels, "
+        f"{site.height} × {site.width} to {size} pixels, {macs / 1e6:,.1f} million MACs; "
         f"{gene_text(part, full=True)}"
     )
-    side = [f"{site.channels}", "classes"] if head else [size, f"{site.channels} ch"]
-    repeated = placed.path.count(".") == 3 and not placed.path.endswith(".0")
-    return _Row(placed, count, title, textwrap.wrap(genes, WRAP), () if repeated else side)
+    side: tuple[str, ...] = ()
+    if part.category == "head":
+        side = ("head", f"{site.channels}", "classes")
+    elif first:
+        number = placed.path.split(".")[1:2]
+        side = (f"stage {int(number[0]) + 1}" if number else "stem", size, f"{site.channels} ch")
+    return _Row(placed, count, title, textwrap.wrap(genes, WRAP), side)
 
 
 def _draw(row: _Row, y: float, widest: int) -> str:
     site, category = row.placed.site, row.placed.part.category
-    width = _box_width(site.channels, widest)
     if category == "operator":
-        shape = _blocks(row, y, width)
+        shape = _blocks(row, y, _box_width(site.channels, widest))
     elif category == "downsampling":
-        shape = _trapezoid(_box_width(site.in_channels, widest), width, y, row)
+        above, below = (_box_width(c, widest) for c in (site.in_channels, site.channels))
+        shape = _trapezoid(row, y, above, below)
     else:
-        shape = _plain(row, y, _box_width(min(site.in_channels, widest), widest), width)
+        out = site.in_channels if category == "head" else site.channels
+        shape = _plain(row, y, _box_width(out, widest))
     name = _text(TEXT, y + LINE, _words(row.placed.part.kind), weight="600")
     genes = [_text(TEXT, y + LINE * (i + 2), line) for i, line in enumerate(row.lines)]
     side = [
-        _text(GUTTER - 10, y + LINE * (i + 1), line, "end", opacity=1 if i == 0 else 0.75)
+        _text(GUTTER - 8, y + LINE * (i + 1), line, "end", weight="400" if i else "600")
         for i, line in enumerate(row.side)
     ]
     return f"<g><title>{escape(row.title)}</title>{shape}{name}{''.join(genes + side)}</g>"
@@ -228,10 +237,10 @@ def _blocks(row: _Row, y: float, width: float) -> str:
     fill = colour(row.placed.part.kind)
     label = short_label(row.placed.part.kind) + (f" ×{row.count}" if row.count > 1 else "")
     back = min(row.count - 1, 2)  # edges of the boxes behind
+    size = f'width="{width - 3 * back:g}" height="{row.height - 3 * back}" rx="3"'
+    edge = f'fill="{fill}" stroke="{ink(fill)}" stroke-opacity="0.45"'
     boxes = [
-        f'<rect x="{MIDDLE - width / 2 + 3 * i:.1f}" y="{y + 3 * (back - i)}" width="{width - 3 * back}" '
-        f'height="{row.height - 3 * back}" rx="3" fill="{fill}" stroke="{ink(fill)}" '
-        f'stroke-opacity="0.45"/>'
+        f'<rect x="{MIDDLE - width / 2 + 3 * i:g}" y="{y + 3 * (back - i):g}" {size} {edge}/>'
         for i in range(back, -1, -1)
     ]
     middle = MIDDLE - 1.5 * back
@@ -239,28 +248,26 @@ def _blocks(row: _Row, y: float, width: float) -> str:
     return "".join(boxes) + _text(middle, below, label, "middle", weight="700", fill=ink(fill))
 
 
-def _trapezoid(above: float, below: float, y: float, row: _Row) -> str:
+def _trapezoid(row: _Row, y: float, above: float, below: float) -> str:
     bottom = y + row.height
     corners = (
-        f"{MIDDLE - above / 2},{y} {MIDDLE + above / 2},{y} "
-        f"{MIDDLE + below / 2},{bottom} {MIDDLE - below / 2},{bottom}"
+        f"{MIDDLE - above / 2:g},{y:g} {MIDDLE + above / 2:g},{y:g} "
+        f"{MIDDLE + below / 2:g},{bottom:g} {MIDDLE - below / 2:g},{bottom:g}"
     )
     stride = row.placed.site.stride
     label = f"↓ {stride}" if stride > 1 else "width"
     return (
-        f'<polygon points="{corners}" fill="currentColor" fill-opacity="0.12" '
-        f'stroke="currentColor" stroke-opacity="0.5"/>'
+        f'<polygon points="{corners}" fill="{colour(row.placed.part.kind)}" fill-opacity="0.3" '
+        'stroke="currentColor" stroke-opacity="0.5"/>'
         + _text(MIDDLE, y + row.height / 2 + 4, label, "middle")
     )
 
 
-def _plain(row: _Row, y: float, width_in: float, width_out: float) -> str:
-    part = row.placed.part
-    width = width_in if part.category == "head" else width_out
+def _plain(row: _Row, y: float, width: float) -> str:
     return (
-        f'<rect x="{MIDDLE - width / 2}" y="{y}" width="{width}" height="{row.height}" rx="3" '
-        f'fill="none" stroke="currentColor" stroke-opacity="0.6"/>'
-        + _text(MIDDLE, y + row.height / 2 + 4, part.category, "middle")
+        f'<rect x="{MIDDLE - width / 2:g}" y="{y:g}" width="{width:g}" height="{row.height}" '
+        f'rx="3" fill="none" stroke="currentColor" stroke-opacity="0.6"/>'
+        + _text(MIDDLE, y + row.height / 2 + 4, row.placed.part.category, "middle")
     )
 
 
@@ -272,14 +279,8 @@ def _text(
     *,
     weight: str = "400",
     fill: str = "currentColor",
-    opacity: float = 1,
 ) -> str:
-    faint = f' opacity="{opacity}"' if opacity < 1 else ""
     return (
         f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-weight="{weight}" '
-        f'fill="{fill}"{faint}>{escape(text)}</text>'
+        f'fill="{fill}">{escape(text)}</text>'
     )
-
-
-def _map(side: int) -> str:
-    return f"{side} × {side}"

@@ -48,7 +48,8 @@ class Run:
     - `budget`: upper limits by name (`macs`, `params`, ...; None for no limit) and `text`, the
       budget as the user wrote it.
     - `presets`: published networks, each with `name`, `macs`, `params`, `top1`, `resolution` and
-      `source`. `top1` is in percent, as published; a value of at most 1 is read as a share.
+      `source`. `macs` and `params` are those of `Genome.cost()`, so that they compare; `top1` is in
+      percent, as published (a value of at most 1 is read as a share), None where there is none.
     - `space_summary`: `name`, `size` (number of networks), and the MACs of the `smallest`, the
       `median` and the `largest`.
     - `supernet`: `curve`, a list of `{"step", "loss", "seconds"}`; `accuracies`, as

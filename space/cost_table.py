@@ -100,10 +100,7 @@ class CostTable:
             side, widths = below, slot.channels.choices
         self._head = _slot_table(
             space.head,
-            [
-                [Site(width, space.classes, s, s) for width in widths]
-                for s in side
-            ],
+            [[Site(width, space.classes, s, s) for width in widths] for s in side],
         )
 
     def _stem_tables(self, slot: Slot) -> tuple[_SlotTable, tuple[int, ...], list[Codes]]:
@@ -253,9 +250,7 @@ def _stage_tables(
     if slot.downsample is not None:
         return _StageTables(slot, _slot_table(slot.downsample, door), (), tuple(blocks))
     first = _slot_table(slot.blocks[0], door)
-    return _StageTables(
-        slot, None, (first,), tuple(blocks if len(blocks) == 1 else blocks[1:])
-    )
+    return _StageTables(slot, None, (first,), tuple(blocks if len(blocks) == 1 else blocks[1:]))
 
 
 def _times(table: _SlotTable, times: int, first: _SlotTable | None = None) -> _SlotTable:

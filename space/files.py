@@ -91,7 +91,10 @@ def make_space(definition: Mapping[str, Any]) -> Space:
         proxy_resolution=proxy.get("resolution"),
     )
     stride = space.total_stride
-    for side in [*definition["resolution"], *([proxy["resolution"]] if "resolution" in proxy else [])]:
+    for side in [
+        *definition["resolution"],
+        *([proxy["resolution"]] if "resolution" in proxy else []),
+    ]:
         if side % stride:
             raise ValueError(f"resolution {side} must be a multiple of the total stride, {stride}")
     return space

@@ -80,9 +80,8 @@ class Part:
             value, allowed = getattr(self, gene.name), gene.metadata["allowed"]
             # 1 == True in Python; a gene's value must also have the type of the allowed one.
             if not any(value == a and type(value) is type(a) for a in _candidates(value, allowed)):
-                raise ValueError(
-                    f"{self.kind}: {gene.name} is {value!r}, but must be {describe_allowed(allowed)}"
-                )
+                wanted = describe_allowed(allowed)
+                raise ValueError(f"{self.kind}: {gene.name} is {value!r}, but must be {wanted}")
 
     def arguments(self, site: Site) -> dict[str, Any]:
         """Keyword arguments of `module` at `site`; ValueError where the part cannot stand there."""
@@ -107,15 +106,15 @@ class Part:
 
 
 def scaled_channels(channels: int, ratio: float) -> int:
-    """`ratio * channels` as a multiple of 4, at least 8; 0 stays 0."""
+    """`ratio * channels` as an even number, at least 4; 0 stays 0."""
     if channels == 0 or ratio == 1:
         return channels
-    return max(8, 4 * round(channels * ratio / 4))
+    return max(4, 2 * round(channels * ratio / 2))
 
 
 def _candidates(value: Any, allowed: Any) -> Sequence[Any]:
     if isinstance(allowed, range):
-        return (value,) if isinstance(value, int) and value in allowed else ()
+        return (value,) if type(value) is int and value in allowed else ()
     return allowed
 
 
@@ -189,9 +188,15 @@ def _genes_of(part: type[Part]) -> tuple[str, ...]:
     return tuple(gene_choices(part))
 
 
-def part_to_json(part: Part) -> dict[str, Any]:
-    """`{"kind": ..., gene: value, ...}`: names and values, never positions."""
+def part_to_json(part: Part, *, brief: bool = False) -> dict[str, Any]:
+    """`{"kind": ..., gene: value, ...}`: names and values, never positions.
+
+    `brief` leaves out genes that have their default.
+    """
     values = {name: getattr(part, name) for name in _genes_of(type(part))}
+    if brief:
+        usual = {gene.name: gene.default for gene in fields(part)}  # type: ignore[arg-type]
+        values = {name: value for name, value in values.items() if value != usual[name]}
     return {"kind": part.kind, **values}
 
 

@@ -106,24 +106,27 @@ class Genome:
             total += placed.cost()
         return total
 
-    def to_json(self) -> dict[str, Any]:
-        """Names and values only, so that a new operator or choice never changes an old file."""
+    def to_json(self, *, brief: bool = False) -> dict[str, Any]:
+        """Names and values only, so that a new operator or choice never changes an old file.
+
+        `brief` leaves out genes that have their default.
+        """
         return {
             "format": FORMAT,
             "resolution": self.resolution,
             "in_channels": self.in_channels,
             "classes": self.classes,
-            "stem": part_to_json(self.stem),
+            "stem": part_to_json(self.stem, brief=brief),
             "stages": [
                 {
                     "channels": stage.channels,
                     "stride": stage.stride,
-                    "downsample": stage.downsample and part_to_json(stage.downsample),
-                    "blocks": [part_to_json(block) for block in stage.blocks],
+                    "downsample": stage.downsample and part_to_json(stage.downsample, brief=brief),
+                    "blocks": [part_to_json(block, brief=brief) for block in stage.blocks],
                 }
                 for stage in self.stages
             ],
-            "head": part_to_json(self.head),
+            "head": part_to_json(self.head, brief=brief),
         }
 
     @classmethod
@@ -139,7 +142,10 @@ class Genome:
                 in_channels=_count(data["in_channels"], "in_channels"),
                 classes=_count(data["classes"], "classes"),
                 stem=part_from_json("stem", data["stem"]),
-                stages=tuple(_stage(stage) for stage in data["stages"]),
+                stages=tuple(
+                    _stage(stage, place)
+                    for place, stage in enumerate(_list(data["stages"], "stages"))
+                ),
                 head=part_from_json("head", data["head"]),
             )
         except KeyError as error:
@@ -147,8 +153,12 @@ class Genome:
 
     @property
     def digest(self) -> str:
-        """Identity of the network: 12 hexadecimal digits of SHA-256 over its canonical JSON."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        """Identity of the network: 12 hexadecimal digits of SHA-256 over its brief JSON.
+
+        A gene that a part gains later, with the default that says what it did before, changes no
+        digest.
+        """
+        text = json.dumps(self.to_json(brief=True), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def at(
@@ -173,11 +183,24 @@ def _count(value: Any, name: str) -> int:
     return value
 
 
-def _stage(data: Mapping[str, Any]) -> Stage:
-    downsample = data["downsample"]
-    return Stage(
-        channels=_count(data["channels"], "channels"),
-        stride=_count(data["stride"], "stride"),
-        downsample=None if downsample is None else part_from_json("downsampling", downsample),
-        blocks=tuple(part_from_json("operator", block) for block in data["blocks"]),
-    )
+def _stage(data: Any, place: int) -> Stage:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"stage {place} must be an object, not {type(data).__name__}")
+    try:
+        downsample = data["downsample"]
+        return Stage(
+            channels=_count(data["channels"], "channels"),
+            stride=_count(data["stride"], "stride"),
+            downsample=None if downsample is None else part_from_json("downsampling", downsample),
+            blocks=tuple(part_from_json("operator", b) for b in _list(data["blocks"], "blocks")),
+        )
+    except KeyError as error:
+        raise ValueError(f"stage {place} lacks {error.args[0]!r}") from None
+    except ValueError as error:
+        raise ValueError(f"stage {place}: {error}") from None
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{name} must be a list, not {type(value).__name__}")
+    return list(value)

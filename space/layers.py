@@ -78,3 +78,59 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.activation(self.expand(x)))
+
+
+class Residual(nn.Module):
+    """x + scale * branch(norm(x)), a sub-layer of a block: (N, C, H, W) to the same.
+
+    `layer_scale` is where the factor of each channel starts; None leaves the factors out.
+    """
+
+    def __init__(
+        self, channels: int, branch: nn.Module, norm: type[nn.Module], layer_scale: float | None
+    ):
+        super().__init__()
+        self.norm = norm(channels)
+        self.branch = branch
+        self.scale: nn.Module = nn.Identity()
+        if layer_scale is not None:
+            self.scale = LayerScale(channels, layer_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale(self.branch(self.norm(x)))
+
+
+class DepthwisePosition(nn.Module):
+    """x plus a 3x3 depthwise convolution of x: tells each pixel where it stands.
+
+    Source: the positional encoding generator of CPVT (Chu et al., 2021), arXiv 2102.10882.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.convolution(x)
+
+
+class StridedDepthwise(nn.Conv2d):
+    """3x3 depthwise convolution: (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
+
+    def __init__(self, channels: int, stride: int):
+        super().__init__(channels, channels, 3, stride, padding=1, groups=channels)
+
+
+class PooledShortcut(nn.Module):
+    """3x3 max-pool and a 1x1 convolution, without the pool at stride 1:
+    (N, C, H, W) to (N, D, ceil(H / stride), ceil(W / stride))."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.pool: nn.Module = nn.Identity()
+        if stride > 1:
+            self.pool = nn.MaxPool2d(3, stride, padding=1)
+        self.linear = Pointwise(in_channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.pool(x))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from space.genes import Part, Site, describe_allowed, gene_choices, lookup, scaled_channels
+from space.genes import Part, describe_allowed, gene_choices, lookup, scaled_channels
 from space.genome import Genome, Stage
 
 Codes = NDArray[np.int64]
@@ -264,9 +264,7 @@ class Space:
         """Uniform crossover: each variable from either parent, from the one where it is active
         if it is so in one only, and uniform where the child needs what neither parent had."""
         in_mother, in_father = self.active(mothers), self.active(fathers)
-        from_mother = np.where(
-            in_mother == in_father, rng.random(mothers.shape) < 0.5, in_mother
-        )
+        from_mother = np.where(in_mother == in_father, rng.random(mothers.shape) < 0.5, in_mother)
         children = np.where(from_mother, mothers, fathers)
         children = np.where(in_mother | in_father, children, self._uniform(rng, len(mothers)))
         return self.canonical(children)
@@ -301,7 +299,7 @@ class Space:
         """Every stem of a space has this one stride, so that each stage has one map size."""
         row = [0] * len(self.variables)
         strides = {
-            getattr(self.stem.make(kind, {n: g.value(row) for n, g in genes.items()}), "stride")
+            self.stem.make(kind, {n: g.value(row) for n, g in genes.items()}).stride
             for kind, genes in self.stem.genes.items()
         }
         if len(strides) > 1 or any(
@@ -347,9 +345,7 @@ class SpaceBuilder:
     def __init__(self) -> None:
         self.variables: list[Variable] = []
 
-    def choice(
-        self, name: str, choices: Sequence[Any], conditions: tuple = ()
-    ) -> Choice:
+    def choice(self, name: str, choices: Sequence[Any], conditions: tuple = ()) -> Choice:
         """A variable where there is something to decide, else a fixed value."""
         if len(choices) == 1:
             return Choice(tuple(choices), None)

@@ -2,8 +2,9 @@
 
 A supernet holds each parameter at its largest size; a candidate with smaller genes uses a part of
 it. An `Axis` describes one axis of a parameter so that the part can be found: `Lead` (the first n),
-`Centre` (the middle n, for kernels and position tables), `Grid` (several axes flattened into one,
-such as query/key/value x heads x head_dim) and `Parts` (several axes one behind the other).
+`Centre` (the middle n, for kernels), `Around` (both sides of a fixed place, for tables of offsets),
+`Grid` (several axes flattened into one, such as query/key/value x heads x head_dim) and `Parts`
+(several axes one behind the other).
 
 A plain integer n stands for `Lead(n)`. An operator describes only parameters that need it; the
 default (`default_axes`) takes leading channels, and the centre of a convolution's kernel.
@@ -33,7 +34,7 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class Centre:
-    """The middle `size` of a longer axis; both sizes are odd or both even, or the extra one leads."""
+    """The middle `size` of a longer axis; of an odd number left over, more lie behind it."""
 
     size: int
 
@@ -43,6 +44,29 @@ class Centre:
 
     def union(self, other: Centre) -> Centre:
         return Centre(max(self.size, other.size))
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A fixed place with `before` places in front of it and `after` behind it.
+
+    For tables of offsets and for kernels of odd and even sides, where `Centre` would move the
+    place of offset zero.
+    """
+
+    before: int
+    after: int
+
+    @property
+    def size(self) -> int:
+        return self.before + 1 + self.after
+
+    def within(self, largest: Around) -> list[int]:
+        start = largest.before - self.before
+        return list(range(start, start + self.size))
+
+    def union(self, other: Around) -> Around:
+        return Around(max(self.before, other.before), max(self.after, other.after))
 
 
 class _Compound:
@@ -101,7 +125,7 @@ class Parts(_Compound):
         return positions
 
 
-Axis = Lead | Centre | Grid | Parts
+Axis = Lead | Centre | Around | Grid | Parts
 Axes = tuple[Axis, ...]
 
 

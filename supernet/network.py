@@ -147,7 +147,9 @@ class Supernet:
         for placed in genome.parts():
             kept = (buffers or {}).get(placed.path)
             if kept is None and not training and self.prepare(placed).has_buffers:
-                raise ValueError(f"{placed.path} has running statistics: calibrate the genome first")
+                raise ValueError(
+                    f"{placed.path} has running statistics: calibrate the genome first"
+                )
             x = self.run(placed, x, training=training, buffers=kept)
         return x
 
@@ -195,9 +197,7 @@ class Supernet:
 
     def used_by(self, genome: Genome) -> set[str]:
         """Names of the weights that a candidate takes part of."""
-        return {
-            full for placed in genome.parts() for full, _ in self.prepare(placed).cuts.values()
-        }
+        return {full for placed in genome.parts() for full, _ in self.prepare(placed).cuts.values()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copies `weights` in; ValueError where names or shapes differ from this supernet's."""

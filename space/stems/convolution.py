@@ -32,8 +32,12 @@ class ConvolutionStemModule(nn.Module):
         activation: type[nn.Module],
     ):
         super().__init__()
+        # Patches that do not overlap take no padding; an even kernel at stride 1 takes one more
+        # behind the map than in front.
+        padding: int | str = 0 if kernel <= stride else (kernel - 1) // 2
+        padding = "same" if stride == 1 else padding
         self.convolution = nn.Conv2d(
-            in_channels, channels, kernel, stride, padding=(kernel - 1) // 2, bias=bias
+            in_channels, channels, kernel, stride, padding=padding, bias=bias
         )
         self.norm = norm(channels)
         self.activation = activation()

@@ -1,0 +1,414 @@
+"""Writes a network as a folder that stands alone: source, genome, weights, README, ONNX.
+
+What was written is run against the genome's own network before the folder takes its place
+(`verify`), so a folder that exists is a folder that is right.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from results.model_file import cost_rows, fact_rows, model_source, safe_name
+from space.genome import Genome
+from space.network import build
+
+__all__ = [
+    "Exported",
+    "count_macs",
+    "export_network",
+    "export_onnx",
+    "load_module",
+    "model_source",
+    "safe_name",
+    "verify",
+]
+
+EXPORT_EXTRA = "pip install chimera-nas[export]"
+ONNX_OPSET = 18
+ONNX_TOLERANCE = 1e-3  # of the largest logit; other kernels add in another order
+ONNX_ONE_FILE_BYTES = 2**31 - 2**20  # one protobuf message ends at 2 GiB
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What `export_network` wrote: the folder, the names of its files, the network's cost."""
+
+    folder: Path
+    name: str
+    files: tuple[str, ...]
+    params: int
+    macs: int
+
+
+def export_network(
+    genome: Genome,
+    folder: Path,
+    *,
+    name: str,
+    facts: Mapping[str, str] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    onnx: bool = False,
+) -> Exported:
+    """Writes `genome` to `folder` (model.py, genome.json, README.md), all of it or nothing.
+
+    `facts` are lines for the reader, such as `{"search": ..., "score": ..., "command": ...}`.
+    `state` becomes weights.safetensors; its keys and shapes must be the network's. `onnx` adds
+    model.onnx. An export already in `folder` is replaced; anything else there is a ValueError.
+    Raises RuntimeError where the export does not equal the network (see `verify`).
+    """
+    folder, name, facts = Path(folder), safe_name(name), facts or {}
+    if folder.exists() and not _is_export(folder):
+        raise ValueError(f"{folder} exists and is not an exported network; choose another folder")
+    if onnx:
+        _require_onnx()
+    if state is not None:
+        state = _checked_state(genome, state)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = _beside(folder)
+    new.mkdir()
+    try:
+        _write(new / "model.py", model_source(genome, name, facts))
+        _write(new / "genome.json", json.dumps(genome.to_json(), indent=2) + "\n")
+        verify(new, genome)
+        if state is not None:
+            weights = save(dict(state), metadata={"format": "pt"})
+            (new / "weights.safetensors").write_bytes(weights)
+        if onnx:
+            export_onnx(genome, state, new / "model.onnx")
+        files = {path.name for path in new.iterdir()} | {"README.md"}
+        _write(new / "README.md", _readme(genome, name, facts, files))
+        _put_in_place(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    cost = genome.cost()
+    return Exported(folder, name, tuple(sorted(files)), cost.params, cost.macs)
+
+
+def _is_export(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return not names or {"model.py", "genome.json"} <= names
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Renames `new` to `folder`; what stood there is removed only when that has worked."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = _beside(folder)
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _checked_state(genome: Genome, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights on the CPU, each with storage of its own. ValueError where they do not fit."""
+    expected = _shapes(_on_meta(lambda: build(genome)))
+    for title, names in (
+        ("lack", sorted(set(expected) - set(state))),
+        ("have, beyond the network's,", sorted(set(state) - set(expected))),
+    ):
+        if names:
+            raise ValueError(f"the weights {title} {names[0]!r} ({len(names)} such names)")
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise ValueError(
+                f"the weights have {name!r} of shape {tuple(state[name].shape)}, but the "
+                f"network's is {shape}"
+            )
+    return {name: state[name].detach().cpu().clone().contiguous() for name in expected}
+
+
+# --- verification -------------------------------------------------------------------------------
+
+
+def verify(folder: Path, genome: Genome) -> None:
+    """RuntimeError unless `folder`/model.py is `genome`'s network: parameters, MACs, state-dict
+    keys and shapes (for other classes and input channels too), and the same outputs to the last
+    bit in float32 on the CPU."""
+    path = Path(folder) / "model.py"
+    module = load_module(path)
+    exported, expected = _on_meta(module.model), _on_meta(lambda: build(genome))
+    _compare_shapes(path, exported, expected)
+    cost = genome.cost()
+    _compare(path, "PARAMS", module.PARAMS, cost.params)
+    _compare(path, "MACS", module.MACS, cost.macs)
+    _compare(path, "parameters", sum(p.numel() for p in exported.parameters()), cost.params)
+    _compare(path, "MACs", count_macs(exported, genome), cost.macs)
+    for changes in ({"classes": genome.classes + 1}, {"in_channels": genome.in_channels + 1}):
+        other = genome.at(**changes)
+        with torch.device("meta"):
+            _compare_shapes(path, module.model(**changes), build(other))
+    _compare_outputs(path, module.model, genome)
+
+
+def load_module(path: Path) -> ModuleType:
+    """Runs an exported model.py as a module that is registered nowhere and leaves no cache."""
+    module = ModuleType(f"exported_{re.sub(r'[^A-Za-z0-9]', '_', path.parent.name)}")
+    module.__file__ = str(path)
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), vars(module))
+    return module
+
+
+def count_macs(network: nn.Module, genome: Genome) -> int:
+    """Multiply-adds of one image through a network on the meta device.
+
+    On the CPU the counter would miss fused attention.
+    """
+    image = torch.empty(1, genome.in_channels, genome.resolution, genome.resolution, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(image)
+    return counter.get_total_flops() // 2
+
+
+def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return make()
+
+
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _compare(path: Path, what: str, exported: Any, expected: Any) -> None:
+    if exported != expected:
+        raise RuntimeError(f"{path}: {what} is {exported}, but the genome's network has {expected}")
+
+
+def _compare_shapes(path: Path, exported: nn.Module, expected: nn.Module) -> None:
+    ours, theirs = _shapes(exported), _shapes(expected)
+    for name in {**theirs, **ours}:
+        _compare(path, f"shape of {name}", ours.get(name), theirs.get(name))
+    _compare(path, "order of the state dict", list(ours), list(theirs))
+
+
+def _compare_outputs(path: Path, model: Callable[[], nn.Module], genome: Genome) -> None:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network, exported = build(genome).eval(), model().eval()
+        for parameter in network.parameters():
+            # Blocks whose last norm or layer scale starts at zero would otherwise not be seen.
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+        exported.load_state_dict(network.state_dict())
+        images = torch.randn(1, genome.in_channels, genome.resolution, genome.resolution)
+        expected, found = network(images), exported(images)
+    if not expected.isfinite().all() or not torch.equal(found, expected):
+        difference = (found - expected).abs().max().item()
+        raise RuntimeError(f"{path}: logits differ from the genome's network by {difference}")
+
+
+# --- ONNX ---------------------------------------------------------------------------------------
+
+
+def export_onnx(genome: Genome, state: Mapping[str, Tensor] | None, path: Path) -> None:
+    """Writes the network as ONNX, for any number of images; with fresh weights without `state`.
+
+    Where onnxruntime is installed the file is run and compared (RuntimeError where it differs).
+    ValueError where onnx or onnxscript is missing.
+    """
+    _require_onnx()
+    network = build(genome).eval()
+    if state is not None:
+        network.load_state_dict(state)
+    images = torch.randn(2, genome.in_channels, genome.resolution, genome.resolution)
+    size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    # The fused kernel's output has strides that its decomposition does not; views then fail.
+    with sdpa_kernel(SDPBackend.MATH):
+        torch.onnx.export(
+            network,
+            (images,),
+            str(path),
+            dynamo=True,
+            opset_version=ONNX_OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=size > ONNX_ONE_FILE_BYTES,
+            verbose=False,
+        )
+    if importlib.util.find_spec("onnxruntime") is not None:
+        _run_onnx(network, path, images)
+
+
+def _require_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"an ONNX export needs {' and '.join(missing)}: {EXPORT_EXTRA}")
+
+
+def _run_onnx(network: nn.Module, path: Path, images: Tensor) -> None:
+    import onnxruntime  # an optional dependency
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch in (images, torch.cat([images, images[:1]])):  # traced with two; try three too
+        with torch.no_grad():
+            expected = network(batch)
+        (found,) = session.run(["logits"], {"images": batch.numpy()})
+        difference = (torch.from_numpy(found) - expected).abs().max()
+        if not difference <= ONNX_TOLERANCE * expected.abs().max():
+            raise RuntimeError(f"{path}: ONNX logits of {len(batch)} images differ by {difference}")
+
+
+# --- README.md ----------------------------------------------------------------------------------
+
+
+def _readme(genome: Genome, name: str, facts: Mapping[str, str], files: set[str]) -> str:
+    side, given = genome.resolution, fact_rows(facts)
+    rows = [
+        ("Input", f"{genome.in_channels} x {side} x {side} pixels"),
+        ("Classes", str(genome.classes)),
+        *cost_rows(genome),
+        ("Genome", genome.digest),
+        *given,
+    ]
+    table = "\n".join(f"| {_markdown(key)} | {_markdown(value)} |" for key, value in rows)
+    sections = [f"# {name}", _README_START, f"| | |\n|---|---|\n{table}"]
+    if any("score" in key.lower() for key, _ in given):
+        sections.append(_README_SCORE)
+    sections += ["## Use", _python(_USE.format(genome)), "`python model.py` checks the numbers."]
+    if "weights.safetensors" in files:
+        names = "".join(f"    {json.dumps(key)},\n" for key in _keys_that_follow_classes(genome))
+        sections += [
+            "## Weights",
+            "`weights.safetensors` needs `pip install safetensors`:",
+            _python(_LOAD),
+            "For other classes, leave out what belongs to the old ones:",
+            _python(_LOAD_OTHER.format(names=names)),
+        ]
+    sections += ["## Train", _README_TRAIN, _python(_TRAIN)]
+    if "model.onnx" in files:
+        weights = "the weights above" if "weights.safetensors" in files else "untrained weights"
+        sections += ["## ONNX", _README_ONNX.format(genome, weights=weights)]
+    present = [f"- `{file}`: {what}" for file, what in _FILES.items() if file in files]
+    sections += ["## Files", "\n".join(present)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _python(code: str) -> str:
+    return f"```python\n{code}\n```"
+
+
+def _markdown(text: str) -> str:
+    """`text` with the marks of Markdown and HTML made plain."""
+    return re.sub(r"([\\`*_\[\]<>&|#!~])", r"\\\1", text)
+
+
+def _keys_that_follow_classes(genome: Genome) -> list[str]:
+    """The parameters whose shape follows the number of classes."""
+    shapes = _shapes(_on_meta(lambda: build(genome)))
+    others = _shapes(_on_meta(lambda: build(genome.at(classes=genome.classes + 1))))
+    return [key for key in shapes if shapes[key] != others.get(key)]
+
+
+_FILES = {
+    "model.py": "the network; `model()` at its top says what it is made of",
+    "genome.json": "the same as genes, from which Chimera builds it again",
+    "weights.safetensors": "its weights",
+    "model.onnx": "the network for ONNX runtimes",
+    "model.onnx.data": "the weights of `model.onnx`",
+}
+
+_README_START = """\
+An image classifier in plain PyTorch. `model.py` is the whole network in one file; it needs torch
+and nothing else."""
+
+_README_SCORE = """\
+The score is a supernet's: measured with weights that all candidates share, it serves to rank them.
+It is not the accuracy of this network, which takes training it by itself."""
+
+_README_TRAIN = """\
+A plain recipe to start from. `batches` is a DataLoader, or anything else with a length that gives
+normalised images and their labels as whole numbers."""
+
+_README_ONNX = """\
+`model.onnx` is the same network with {weights}, for any number N of images: input `images`
+(N, {0.in_channels}, {0.resolution}, {0.resolution}), output `logits` (N, {0.classes})."""
+
+_USE = """\
+import torch
+
+from model import model
+
+network = model()  # model(classes=10) changes the classifier only
+logits = network(torch.randn(2, {0.in_channels}, {0.resolution}, {0.resolution}))"""
+
+_LOAD = """\
+from safetensors.torch import load_file
+
+from model import model
+
+network = model()
+network.load_state_dict(load_file("weights.safetensors"))"""
+
+_LOAD_OTHER = """\
+from safetensors.torch import load_file
+
+from model import model
+
+classifier = (
+{names})
+weights = load_file("weights.safetensors")
+network = model(classes=10)
+kept = {{name: value for name, value in weights.items() if name not in classifier}}
+network.load_state_dict(kept, strict=False)"""
+
+_TRAIN = """\
+import torch
+from torch import nn
+
+
+def train(network, batches, epochs, peak_rate=1e-3, warmup_epochs=5, device="cpu"):
+    network.to(device).train()
+    # Norms, biases and other vectors are not pulled towards zero.
+    groups = [
+        {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=peak_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=peak_rate,
+        total_steps=epochs * len(batches),
+        pct_start=min(0.3, warmup_epochs / epochs),
+        cycle_momentum=False,
+    )
+    loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
+    for _ in range(epochs):
+        for images, labels in batches:
+            images, labels = images.to(device), labels.to(device)
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                loss = loss_of(network(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+    return network"""

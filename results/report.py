@@ -1,0 +1,587 @@
+"""The report of a run: one HTML file that works offline.
+
+Nothing in it loads from anywhere: the charting code (Vega, Vega-Lite, Vega-Embed; BSD-3-Clause) is
+part of the page, and a content security policy keeps the browser from fetching and from running
+any script but the page's own two, named by their hash. Text of a run (names, paths, errors) is
+escaped by Jinja2, and data for the charts goes in as JSON that cannot close its element.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from results import drawing, pareto
+from results.history import Row, Run
+from space.cost import Cost
+from space.genome import Genome
+
+TEMPLATES = Path(__file__).with_name("templates")
+POINTS = 4000  # in a chart; more are thinned out evenly
+LISTED = 50  # candidates in the table
+ERRORS = 10  # failed candidates that are shown with their message
+CHART_HEIGHT = 320
+
+
+def write_report(path: Path, run: Run) -> None:
+    """Writes the report of `run` to `path`; a reader sees the old file or the new, never half.
+
+    Links lead to files beside it: `candidates.sqlite`, `front.csv` and `architectures/<name>/`.
+    """
+    text = _page(run)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # A path in the settings may hold bytes that are no text; they become question marks.
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _page(run: Run) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        big=_big, million=_million, score=_score, percent=_percent, duration=_duration, words=_words
+    )
+    library = _library()
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        library=Markup(library),
+        script=Markup(script),
+        policy=_policy(library, script),
+        **_content(run),
+    )
+
+
+@cache
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    return vl_convert.javascript_bundle()
+
+
+def _policy(*scripts: str) -> str:
+    """A content security policy under which only these scripts run and nothing is fetched."""
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _content(run: Run) -> dict[str, Any]:
+    rows = [row for row in run.rows if _finite(row.score) is not None]
+    known = {row.digest: row for row in reversed(rows)}  # the first evaluation of each counts
+    best = known.get(run.best) if run.best is not None else None
+    members = sorted((known[d] for d in dict.fromkeys(run.front) if d in known), key=_macs)
+    ranked = sorted(rows, key=_reward, reverse=True)
+    failed = [row for row in run.rows if row.status != "ok"]
+    winners = [best, *(row for row in members if row is not best)] if best else members
+    return {
+        "evaluated": rows,
+        "failed": failed,
+        "errors": failed[:ERRORS],
+        "seconds": sum(row.seconds for row in run.rows),
+        "best": best,
+        "limits": _limits(run.budget, best),
+        "front": [_listing(row, run) for row in members],
+        "winners": [_winner(row) for row in winners],
+        "ranked": [_listing(row, run) for row in ranked[:LISTED]],
+        "several": len({row.origin for row in run.rows}) > 1,
+        "shares": _operator_shares(rows, ranked, members),
+        "legend": _legend(rows),
+        "comparison": _comparison(run, best),
+        "size": _size(run.space_summary.get("size")),
+        "settings": list(_flat(run.settings)),
+        "environment": list(_flat(run.environment)),
+        "seeds": [
+            entry
+            for entry in chain(_flat(run.settings), _flat(run.environment))
+            if entry[0].rpartition(".")[2] in ("seed", "seeds")
+        ],
+        "supernet": list(
+            _flat({k: v for k, v in run.supernet.items() if k not in ("curve", "accuracies")})
+        ),
+        "accuracies": run.supernet.get("accuracies") or {},
+        "steps": _steps(run, best),
+        **_charts(run, members, best),
+    }
+
+
+# What the tables say.
+
+
+def _listing(row: Row, run: Run) -> dict[str, Any]:
+    limit = run.budget.get("macs")
+    return {
+        "row": row,
+        "operators": drawing.operators(row.genome),
+        "share": row.macs / limit if limit else None,
+        "best": row.digest == run.best,
+        "front": row.digest in run.front,
+    }
+
+
+def _limits(budget: Mapping[str, Any], best: Row | None) -> list[dict[str, Any]]:
+    """Each limit of the budget, and how much of it the best network uses where that is known."""
+    used = {"macs": best.macs, "params": best.params} if best else {}
+    return [
+        {"name": name, "limit": limit, "share": used[name] / limit if name in used else None}
+        for name, limit in budget.items()
+        if isinstance(limit, int | float) and not isinstance(limit, bool) and limit > 0
+    ]
+
+
+def _winner(row: Row) -> dict[str, Any]:
+    """Drawing, cost by stage and genes of a network; only `problem` where it cannot be read."""
+    try:
+        genome = Genome.from_json(row.genome)
+    except ValueError as error:
+        return {"row": row, "problem": str(error)}
+    return {
+        "row": row,
+        "problem": None,
+        "operators": drawing.operators(row.genome),
+        "svg": Markup(drawing.draw_svg(genome)),
+        "stages": _stage_costs(genome),
+        "total": genome.cost(),
+        "genes": [
+            {
+                "path": same[0].path,
+                "count": len(same),
+                "kind": same[0].part.kind,
+                "genes": drawing.gene_text(same[0].part, full=True),
+            }
+            for same in drawing.runs(genome)
+        ],
+    }
+
+
+def _stage_costs(genome: Genome) -> list[dict[str, Any]]:
+    """The cost of stem, stages (each with the downsampling module before it) and head."""
+    costs: dict[str, Cost] = {}
+    for placed in genome.parts():
+        where = ".".join(placed.path.split(".")[:2])
+        costs[where] = costs.get(where, Cost()) + placed.cost()
+    whole = genome.cost().macs
+    stages = genome.to_json()["stages"]
+    return [
+        {
+            "name": where if "." not in where else f"stage {int(where[7:]) + 1}",
+            "operators": drawing.stage_operators(stages[int(where[7:])]) if "." in where else "",
+            "cost": cost,
+            "share": cost.macs / whole if whole else 0,
+        }
+        for where, cost in costs.items()
+    ]
+
+
+def _operator_shares(
+    rows: Sequence[Row], ranked: Sequence[Row], members: Sequence[Row]
+) -> list[dict[str, Any]]:
+    """For each stage, how often each operator and downsampling module stands there, among all
+    candidates, the tenth of largest reward, and the front. Empty where there was no choice."""
+    groups = {"all": rows, "best tenth": ranked[: math.ceil(len(ranked) / 10)], "front": members}
+    table = []
+    for i in range(max((len(row.genome["stages"]) for row in rows), default=0)):
+        for what, kinds in (("downsampling", _downsampling_kinds), ("operators", _block_kinds)):
+            found = {name: Counter(kinds(group, i)) for name, group in groups.items()}
+            if len(found["all"]) > 1:
+                bars = {name: _bar(counts) for name, counts in found.items()}
+                table.append({"stage": i + 1, "what": what, "bars": bars})
+    return table
+
+
+def _block_kinds(rows: Iterable[Row], i: int) -> Iterator[str]:
+    for row in rows:
+        for stage in row.genome["stages"][i : i + 1]:
+            yield from (block["kind"] for block in stage["blocks"])
+
+
+def _downsampling_kinds(rows: Iterable[Row], i: int) -> Iterator[str]:
+    for row in rows:
+        for stage in row.genome["stages"][i : i + 1]:
+            yield (stage["downsample"] or {"kind": "none"})["kind"]
+
+
+def _bar(counts: Counter[str]) -> list[dict[str, Any]]:
+    whole = sum(counts.values())
+    return [{**_look(kind), "share": counts[kind] / whole} for kind in sorted(counts)]
+
+
+def _look(kind: str) -> dict[str, Any]:
+    fill = drawing.colour(kind)
+    label = drawing.short_label(kind)
+    return {"kind": kind, "label": label, "fill": fill, "ink": drawing.ink(fill)}
+
+
+def _legend(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every operator and downsampling module that occurs, by name."""
+    kinds: set[str] = set()
+    for row in rows:
+        for stage in row.genome["stages"]:
+            kinds.update(block["kind"] for block in stage["blocks"])
+            kinds.update([stage["downsample"]["kind"]] if stage["downsample"] else [])
+    return [_look(kind) for kind in sorted(kinds)]
+
+
+def _comparison(run: Run, best: Row | None) -> dict[str, Any]:
+    """Published networks within a factor of 3 of the budget's MACs (of the best network's where
+    the budget has none), at least the nearest three, with the best network among them."""
+    centre = run.budget.get("macs") or (best.macs if best else None)
+    presets = list(run.presets)
+    if centre:
+        presets.sort(key=lambda preset: abs(math.log(preset["macs"] / centre)))
+        close = [p for p in presets if 1 / 3 <= p["macs"] / centre <= 3]
+        presets = presets[: max(3, len(close))]
+    entries = [
+        {
+            "name": preset["name"],
+            "resolution": preset["resolution"],
+            "macs": preset["macs"],
+            "params": preset["params"],
+            "top1": _published(preset["top1"]),
+            "source": preset["source"],
+            "found": False,
+        }
+        for preset in presets
+    ]
+    if best:
+        found = {"name": best.name, "resolution": best.resolution, "macs": best.macs}
+        found |= {"params": best.params, "top1": None, "source": "this search", "found": True}
+        entries.append(found)
+    left_out = len(run.presets) - len(presets)
+    return {"entries": sorted(entries, key=lambda entry: entry["macs"]), "left_out": left_out}
+
+
+def _published(top1: float | None) -> float | None:
+    """Published top-1 as a share; above 1 it is in percent."""
+    return top1 if top1 is None or top1 <= 1 else top1 / 100
+
+
+def _steps(run: Run, best: Row | None) -> Sequence[tuple[str, str]]:
+    """The steps given, else those that fit the folder which an export leaves."""
+    if run.next_steps or best is None:
+        return run.next_steps
+    folder = shlex.quote(f"architectures/{best.name}")
+    return (
+        (
+            "Check the network: plain PyTorch in one file, which needs nothing but torch.",
+            f"python {folder}/model.py",
+        ),
+        (
+            "Load it in Python, there or anywhere else.",
+            f'cd {folder}\npython -c "from model import model; print(model())"',
+        ),
+        (
+            "Train it, which alone tells its accuracy. A recipe, and how to load weights:",
+            f"less {folder}/README.md",
+        ),
+    )
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Nested mappings as lines `search.seed`, `7`."""
+    if isinstance(value, Mapping) and (value or not name):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        yield name, ", ".join(_plain(item) for item in value) or "none"
+    else:
+        yield name, _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+# Charts.
+
+
+def _charts(run: Run, members: Sequence[Row], best: Row | None) -> dict[str, Any]:
+    """The charts that there is data for, with their data, as JSON for the page's script."""
+    points = _points(run, {row.digest for row in members}, best)
+    shown = _thinned(points)
+    scored = [point for point in shown if point["score"] is not None]
+    scale, unit = (1e9, "billions") if any(p["macs"] >= 1e9 for p in points) else (1e6, "millions")
+    for point in points:
+        point["x"] = point["macs"] / scale
+    line = pareto.front([(row.macs, -float(row.score or 0)) for row in members])
+    curve = [step for step in run.supernet.get("curve") or () if _finite(step["loss"]) is not None]
+    limit = run.budget.get("macs")
+    data = {
+        "candidates": shown,
+        "front": [{"x": members[i].macs / scale, "score": members[i].score} for i in line],
+        "budget": [{"x": limit / scale, "text": "budget"}] if limit else [],
+        "curve": curve[:: 1 + len(curve) // POINTS],
+    }
+    sizes = sorted({row.resolution for row in run.rows})
+    side = f" at {sizes[0]} px" if len(sizes) == 1 else ""
+    specs: dict[str, Any] = {}
+    if scored:
+        specs["front"] = _front_chart(f"MACs{side} ({unit})")
+    if any(point["reward"] is not None for point in shown):
+        specs["progress"] = _progress_chart(len({row.origin for row in run.rows}) > 1)
+    if len(curve) > 1:
+        specs["supernet"] = _supernet_chart()
+    return {
+        "charts": list(specs),
+        "thinned": len(points) - len(shown),
+        "chart_json": _embedded({"data": data, "specs": specs}),
+    }
+
+
+def _points(run: Run, members: set[str], best: Row | None) -> list[dict[str, Any]]:
+    points = []
+    so_far = None
+    for row in run.rows:
+        reward, score = _finite(row.reward), _finite(row.score)
+        if reward is not None:
+            so_far = reward if so_far is None else max(so_far, reward)
+        place = "best" if best and row.digest == best.digest else "front"
+        points.append(
+            {
+                "order": row.order,
+                "name": row.name,
+                "digest": row.digest,
+                "macs": row.macs,
+                "cost": f"{_big(row.macs, 'MACs')} ({_big(2 * row.macs, 'FLOPs')})",
+                "params": _big(row.params),
+                "score": score,
+                "top1": _percent(_finite(row.top1)),
+                "reward": reward,
+                "so_far": so_far,
+                "operators": drawing.operators(row.genome),
+                "origin": row.origin,
+                "error": row.error,
+                "place": place if row.digest in members or place == "best" else "other",
+            }
+        )
+    return points
+
+
+def _thinned(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most about `POINTS`: an even choice, and all that the charts point out."""
+    step = 1 + len(points) // POINTS
+    if step == 1:
+        return points
+    kept, high = [], None
+    for i, point in enumerate(points):
+        if i % step == 0 or point["place"] != "other" or point["so_far"] != high:
+            kept.append(point)
+        high = point["so_far"]
+    return kept
+
+
+TOOLTIP = [
+    alt.Tooltip("name:N", title="network"),
+    alt.Tooltip("digest:N", title="identity"),
+    alt.Tooltip("cost:N", title="cost"),
+    alt.Tooltip("params:N", title="parameters"),
+    alt.Tooltip("score:Q", title="score", format=".4f"),
+    alt.Tooltip("top1:N", title="supernet top-1"),
+    alt.Tooltip("operators:N", title="stages"),
+]
+
+
+def _front_chart(x_title: str) -> dict[str, Any]:
+    """Score against MACs. Colours come with the page's theme, by the style names."""
+    x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, padding=12))
+    y = alt.Y("score:Q", title="supernet score", scale=alt.Scale(zero=False, padding=12))
+    base = alt.Chart(alt.NamedData("candidates")).transform_filter("isValid(datum.score)")
+    every = base.mark_circle(style="candidate", size=34, aria=False).encode(x, y)
+    # Easier to hit than the points. Vega-Lite 6.4 cannot show text in the tooltip of a `nearest`
+    # selection: it looks for the fields in the Voronoi cell and not in the row.
+    targets = base.mark_circle(opacity=0, size=180, aria=False).encode(x, y, tooltip=TOOLTIP)
+    budget = alt.Chart(alt.NamedData("budget")).mark_rule(style="budget").encode(x)
+    label = (
+        alt.Chart(alt.NamedData("budget"))
+        .mark_text(style="budget-text", align="right", baseline="bottom", dx=-5)
+        .encode(x, y=alt.value(CHART_HEIGHT - 4), text="text:N")
+    )
+    line = (
+        alt.Chart(alt.NamedData("front"))
+        .mark_line(style="front", interpolate="step-after")
+        .encode(x, y)
+    )
+    members = (
+        base.transform_filter("datum.place == 'front'")
+        .mark_circle(style="member", size=80, cursor="pointer")
+        .encode(x, y, tooltip=TOOLTIP)
+    )
+    best = base.transform_filter("datum.place == 'best'")
+    star = best.mark_point(style="best", shape="diamond", size=260, filled=True, cursor="pointer")
+    name = best.mark_text(style="best-text", align="right", dx=-12, dy=-8)
+    layers = alt.layer(
+        budget,
+        label,
+        line,
+        every,
+        targets,
+        members,
+        star.encode(x, y, tooltip=TOOLTIP),
+        name.encode(x, y, text="name:N"),
+    )
+    return _spec(layers, "Supernet score against MACs of every candidate, with the front")
+
+
+def _progress_chart(several: bool) -> dict[str, Any]:
+    """Reward of each candidate in the order of evaluation, and the best so far."""
+    x = alt.X("order:Q", title="evaluation", scale=alt.Scale(nice=False, padding=8))
+    y = alt.Y("reward:Q", title="reward", scale=alt.Scale(zero=False, padding=12))
+    base = alt.Chart(alt.NamedData("candidates"))
+    colour = alt.Color(
+        "origin:N",
+        title="proposed by",
+        scale=alt.Scale(range=[drawing.ORANGE, drawing.GREEN, drawing.PURPLE, drawing.SKY]),
+        legend=alt.Legend(orient="top"),
+    )
+    points = base.transform_filter("isValid(datum.reward)").mark_circle(
+        style="candidate", size=30, aria=False
+    )
+    rewarded = [*TOOLTIP, alt.Tooltip("reward:Q", format=".4f")]
+    points = points.encode(x, y, tooltip=rewarded, **({"color": colour} if several else {}))
+    line = (
+        base.transform_filter("isValid(datum.so_far)")
+        .mark_line(style="front", interpolate="step-after")
+        .encode(x, alt.Y("so_far:Q", title="reward"))
+    )
+    failed = (
+        base.transform_filter("!isValid(datum.reward)")
+        .mark_tick(style="failed", orient="vertical", size=12, thickness=2)
+        .encode(
+            x,
+            y=alt.value(CHART_HEIGHT - 6),
+            tooltip=[alt.Tooltip("name:N", title="network"), alt.Tooltip("error:N")],
+        )
+    )
+    return _spec(alt.layer(points, line, failed), "Reward of each candidate and the best so far")
+
+
+def _supernet_chart() -> dict[str, Any]:
+    chart = (
+        alt.Chart(alt.NamedData("curve"))
+        .mark_line(style="front")
+        .encode(
+            alt.X("step:Q", title="training step", scale=alt.Scale(nice=False)),
+            alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False)),
+        )
+    )
+    return _spec(chart, "Training loss of the supernet")
+
+
+def _spec(chart: alt.Chart | alt.LayerChart, description: str) -> dict[str, Any]:
+    """The Vega-Lite specification, as wide as its place on the page and without a theme."""
+    full = chart.properties(width="container", height=CHART_HEIGHT, description=description)
+    spec = full.to_dict()
+    for entry in ("$schema", "config"):
+        spec.pop(entry, None)
+    return spec
+
+
+def _embedded(value: Any) -> Markup:
+    """JSON for a `<script type="application/json">`: ASCII alone, so no line separator of
+    JavaScript, and no `<`, `>` or `&` that could end the element. Infinite numbers and NaN, which
+    JSON has not, become null."""
+    text = json.dumps(_jsonable(value), allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# Numbers as text.
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _macs(row: Row) -> int:
+    return row.macs
+
+
+def _reward(row: Row) -> float:
+    reward = _finite(row.reward)
+    return -math.inf if reward is None else reward
+
+
+def _big(value: float | None, unit: str = "") -> str:
+    """`3.98 G`, `512 MB`, `42`: three digits, a power of a thousand, and the unit."""
+    if value is None:
+        return "–"
+    for prefix, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            scaled = value / scale
+            digits = 2 if scaled < 10 else 1 if scaled < 100 else 0
+            return f"{scaled:,.{digits}f} {prefix}{unit}"
+    return f"{value:g} {unit}".rstrip()
+
+
+def _million(value: float) -> str:
+    return f"{value / 1e6:,.1f}"
+
+
+def _score(value: float | None) -> str:
+    value = _finite(value)
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _size(size: int | None) -> str | None:
+    """`12,345`, or `1.2 × 10^20` with the exponent in superscript digits."""
+    if size is None or size < 1_000_000:
+        return None if size is None else f"{size:,}"
+    mantissa, exponent = f"{Decimal(size):.1e}".split("e+")
+    raised = exponent.translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} × 10{raised}"

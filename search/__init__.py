@@ -1,0 +1,1 @@
+"""Controllers propose networks; the loop has them scored and remembers."""

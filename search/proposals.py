@@ -1,0 +1,295 @@
+"""Networks inside a budget: what every controller draws its proposals from.
+
+The cost of a row is known before it is scored, so the budget is hard: nothing outside it is ever
+proposed. Where chance hits the budget often enough, rows are drawn until enough of them fit, which
+keeps them uniform. Where it does not (a budget near the cheapest network of the space, or several
+limits at once), rows walk towards the budget by random one-variable changes.
+
+The *use* of a row is its cost over its limit, for the cost that the budget steers (`target`). A
+range of use, `low` to `high`, is everywhere one number or one for each row. All limits of the
+budget hold in any range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from space.budget import Budget, quantity
+from space.cost_table import COSTS, CostTable
+from space.search_space import Codes, Space
+
+BAND = 0.95  # networks that use at least this share of the budget are "at the budget"
+SLICE = 0.05  # width of the slices of the budget that spread proposals over smaller networks
+
+_SURVEY = 10_000  # uniform rows that tell what is easy to hit
+_BATCH = 4096
+_EASY_HITS = 20  # hits among the survey from which on rows are simply drawn: 1 in 500
+_TRIES = 32  # mutants or children drawn at once for each that is wanted
+_WALKERS = 192
+_ENOUGH = 64  # walkers that have arrived end the walk
+_WALK_STEPS = 400
+_REPAIR_STEPS = 60
+_MIXING_STEPS = 12  # random steps inside the range, away from a row of the pool
+_HEAT = 0.05  # in units of the logarithm of a cost: 5 %
+
+Share = float | NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Reachable:
+    """What networks of a space cost, and how many of them a budget allows.
+
+    `smallest` and `largest` are exact; `median` and the shares are those of 10,000 networks whose
+    variables are uniform. `share` fits the budget, `share_at_budget` uses 95 % of it and more.
+    """
+
+    smallest: Mapping[str, int]
+    median: Mapping[str, int]
+    largest: Mapping[str, int]
+    share: float
+    share_at_budget: float
+
+
+class Proposals:
+    """Rows of `space` inside `budget`: fresh ones, mutants and children.
+
+    What is drawn depends on the arguments and the generator only, not on earlier calls, so that a
+    search which was stopped and one which was not draw the same rows.
+    """
+
+    def __init__(self, space: Space, table: CostTable, budget: Budget):
+        self.space, self.table, self.budget = space, table, budget
+        self._target = COSTS.index(budget.target)
+        self._limits = [(COSTS.index(name), limit) for name, limit in budget.limits().items()]
+        self._survey = space.sample_codes(np.random.default_rng(0), _SURVEY)
+        self._survey_costs = table.costs(self._survey)
+        self._ends = np.stack(
+            [
+                table.extreme(name, largest=largest)
+                for name in budget.limits()
+                for largest in (False, True)
+            ]
+        )
+        self._pools: dict[tuple[float, float], Codes] = {}
+
+    # ---- what a row uses
+
+    def use(self, codes: Codes) -> NDArray[np.float64]:
+        """Share of the target's limit that each row uses, (B,)."""
+        return self.table.costs(codes)[:, self._target] / self.budget.limit
+
+    def fits(self, codes: Codes, low: Share = 0.0, high: Share = 1.0) -> NDArray[np.bool_]:
+        """Which rows are inside the budget and in the range of use, (B,)."""
+        return self._fits(self.table.costs(codes), low, high)
+
+    def _fits(self, costs: NDArray[np.int64], low: Share, high: Share) -> NDArray[np.bool_]:
+        use = costs[:, self._target] / self.budget.limit
+        inside = (use >= low) & (use <= high)
+        for column, limit in self._limits:
+            inside &= costs[:, column] <= limit
+        return inside
+
+    def _distance(self, codes: Codes, low: Share, high: Share) -> NDArray[np.float64]:
+        """How far each row is from fitting, (B,): the sum of the logarithms of what is too much
+        and too little; 0 where it fits."""
+        costs = self.table.costs(codes)
+        use = costs[:, self._target] / self.budget.limit
+        distance = np.maximum(0, np.log(np.maximum(low, 1e-12) / use))
+        distance += np.maximum(0, np.log(use / np.maximum(high, 1e-12)))
+        for column, limit in self._limits:
+            if column != self._target:
+                distance += np.maximum(0, np.log(costs[:, column] / limit))
+        # Rounding of a quotient must not decide what fits: that is said by whole numbers alone.
+        fits = self._fits(costs, low, high)
+        return np.where(fits, 0.0, np.maximum(distance, 1e-12))
+
+    # ---- what is there at all
+
+    def reachable(self) -> Reachable:
+        """The costs of the space and the share of it that the budget allows."""
+        names = ("macs", "params")
+        ends = [
+            {
+                name: int(self.table.column(row[None], name)[0])
+                for name in names
+                for row in [self.table.extreme(name, largest=largest)]
+            }
+            for largest in (False, True)
+        ]
+        costs = self._survey_costs
+        median = {name: int(np.median(costs[:, COSTS.index(name)])) for name in names}
+        share = float(self._fits(costs, 0.0, 1.0).mean())
+        at_budget = float(self._fits(costs, BAND, 1.0).mean())
+        return Reachable(ends[0], median, ends[1], share, at_budget)
+
+    def slices(self) -> list[tuple[float, float]]:
+        """Ranges of use, `SLICE` wide, from that of the cheapest network of the space up to the
+        budget. Those in between may be empty."""
+        count = round(1 / SLICE)
+        ends = self.use(self._ends)
+        return [
+            (k / count, (k + 1) / count)
+            for k in range(count)
+            if (k + 1) / count >= ends.min() and k / count <= ends.max()
+        ]
+
+    def has(self, low: float, high: float) -> bool:
+        """Whether a row in the range is known; where chance finds none, this searches for one."""
+        easy = self._fits(self._survey_costs, low, high).sum() >= _EASY_HITS
+        return bool(easy) or len(self._pool(low, high)) > 0
+
+    def check(self) -> None:
+        """ValueError, with what the space reaches, where no network is at the budget."""
+        for low in (0.0, BAND):
+            if not self.has(low, 1.0):
+                raise ValueError(self._unreachable(low, 1.0))
+
+    def _unreachable(self, low: float, high: float) -> str:
+        names = {"macs": "MACs", "params": "parameters"}
+        reach = " and ".join(
+            f"{quantity(ends[0])} to {quantity(ends[1])} {names[name]}"
+            for i, name in enumerate(self.budget.limits())
+            for ends in [self.table.column(self._ends[2 * i : 2 * i + 2], name)]
+        )
+        wanted = "fits" if low == 0 and high == 1 else f"uses {low:.0%} to {high:.0%} of"
+        known = np.concatenate([self._survey, self._ends])
+        inside = self.use(known)[self.fits(known)]
+        closest = f"; the most that was found uses {inside.max():.1%}" if len(inside) else ""
+        return (
+            f"no network of space {self.space.name!r} {wanted} the budget {self.budget.text!r}: "
+            f"the space has networks of {reach}{closest}"
+        )
+
+    # ---- rows
+
+    def sample(self, rng: Generator, count: int, low: float = 0.0, high: float = 1.0) -> Codes:
+        """`count` rows that fit; ValueError, with what the space reaches, where none is found."""
+        if self._fits(self._survey_costs, low, high).sum() >= _EASY_HITS:
+            found = np.empty((0, len(self.space.variables)), np.int64)
+            while len(found) < count:
+                codes = self.space.sample_codes(rng, _BATCH)
+                found = np.concatenate([found, codes[self.fits(codes, low, high)]])
+            return found[:count]
+        pool = self._pool(low, high)
+        if not len(pool):
+            raise ValueError(self._unreachable(low, high))
+        rows = pool[rng.integers(0, len(pool), count)]
+        return self._mix(rows, rng, low, high, _MIXING_STEPS)
+
+    def mutate(self, rows: Codes, rng: Generator, low: Share = 0.0, high: Share = 1.0) -> Codes:
+        """A mutant of each row that fits: one variable changed, or, where no such mutant was
+        found, as many as it takes to come into the range; at worst a fresh row."""
+        if not self.space.variables:
+            return rows.copy()  # a single network
+        mutants = self.space.mutate_codes(np.repeat(rows, _TRIES, axis=0), rng)
+        return self._pick(mutants, len(rows), rng, low, high)
+
+    def cross(
+        self,
+        mothers: Codes,
+        fathers: Codes,
+        rng: Generator,
+        low: Share = 0.0,
+        high: Share = 1.0,
+    ) -> Codes:
+        """A child of each pair that fits, found as by `mutate`."""
+        pairs = (np.repeat(parents, _TRIES, axis=0) for parents in (mothers, fathers))
+        return self._pick(self.space.cross_codes(*pairs, rng), len(mothers), rng, low, high)
+
+    def repair(self, rows: Codes, rng: Generator, low: Share = 0.0, high: Share = 1.0) -> Codes:
+        """Each row as it is where it fits, else changed as little as chance finds until it does;
+        at worst a fresh row."""
+        return self._pick(rows, len(rows), rng, low, high)
+
+    def nearest(self, rows: Codes, low: Share, high: Share) -> Codes:
+        """For each range, (B,), the first of `rows` that fits, or the nearest; each of them is
+        taken once, so there must be as many rows as ranges."""
+        wanted = np.stack(np.broadcast_arrays(low, high), axis=1)
+        kinds, where = np.unique(wanted, axis=0, return_inverse=True)
+        order = [np.argsort(self._distance(rows, *kind), kind="stable") for kind in kinds]
+        taken: list[int] = []
+        for kind in where.reshape(-1):
+            taken.append(next(int(i) for i in order[kind] if i not in taken))
+        return rows[taken]
+
+    def _pick(self, codes: Codes, count: int, rng: Generator, low: Share, high: Share) -> Codes:
+        """For each of `count` groups of `codes` its first row that fits, or else its nearest one
+        after a walk, or else a fresh row."""
+        if count == 0:
+            return codes[:0]
+        low, high = (np.broadcast_to(np.asarray(share, float), count) for share in (low, high))
+        tries = len(codes) // count
+        away = self._distance(codes, np.repeat(low, tries), np.repeat(high, tries))
+        nearest = np.argmin(away.reshape(count, tries), axis=1) + tries * np.arange(count)
+        rows, away = codes[nearest], away[nearest]
+        far = np.flatnonzero(away)
+        if len(far):
+            rows[far] = self._walk(rows[far], rng, low[far], high[far], _REPAIR_STEPS)
+            away = self._distance(rows, low, high)
+        for i in np.flatnonzero(away):
+            rows[i] = self.sample(rng, 1, float(low[i]), float(high[i]))[0]
+        return rows
+
+    def _walk(
+        self,
+        rows: Codes,
+        rng: Generator,
+        low: Share,
+        high: Share,
+        steps: int,
+        enough: int | None = None,
+    ) -> Codes:
+        """The rows after up to `steps` random changes towards the range; a row that fits stays,
+        and `enough` of them end the walk.
+
+        Simulated annealing (Kirkpatrick et al., 1983) over the distance to the range: a change
+        for the worse is taken with a probability that falls with its size and with time.
+        """
+        rows = rows.copy()
+        if not len(self.space.variables):
+            return rows  # a single network
+        low, high = (np.broadcast_to(np.asarray(s, float), len(rows)) for s in (low, high))
+        away = self._distance(rows, low, high)
+        for step in range(steps):
+            moving = np.flatnonzero(away)
+            if not len(moving) or (enough and len(rows) - len(moving) >= enough):
+                break
+            mutants = self.space.mutate_codes(rows[moving], rng)
+            distance = self._distance(mutants, low[moving], high[moving])
+            heat = _HEAT * (1 - step / steps)
+            taken = distance <= away[moving] + heat * rng.exponential(size=len(moving))
+            rows[moving[taken]] = mutants[taken]
+            away[moving[taken]] = distance[taken]
+        return rows
+
+    def _mix(self, rows: Codes, rng: Generator, low: float, high: float, steps: int) -> Codes:
+        """The rows after `steps` random changes, of which those that leave the range are undone."""
+        rows = rows.copy()
+        for _ in range(steps if self.space.variables else 0):
+            mutants = self.space.mutate_codes(rows, rng)
+            fits = self.fits(mutants, low, high)
+            rows[fits] = mutants[fits]
+        return rows
+
+    def _pool(self, low: float, high: float) -> Codes:
+        """Rows that fit a range which chance rarely hits; none where none was found. Made once,
+        with a generator of its own, so that it does not depend on when it is made."""
+        pool = self._pools.get((low, high))
+        if pool is None:
+            pool = self._find_pool(np.random.default_rng(0), low, high)
+            self._pools[low, high] = pool
+        return pool
+
+    def _find_pool(self, rng: Generator, low: float, high: float) -> Codes:
+        """Walks from the rows that come nearest by chance, and from the ends of the space."""
+        away = self._distance(self._survey, low, high)
+        near = self._survey[np.argsort(away, kind="stable")[: _WALKERS // 2]]
+        ends = np.resize(self._ends, (_WALKERS - len(near), self._ends.shape[1]))
+        rows = self._walk(np.concatenate([near, ends]), rng, low, high, _WALK_STEPS, _ENOUGH)
+        rows = rows[self.fits(rows, low, high)]
+        return self._mix(rows, rng, low, high, _MIXING_STEPS)

@@ -1,0 +1,119 @@
+"""Every setting of a run, resolved: what `config.yaml` holds and `--config` takes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+FORMAT = 1
+
+# What a resumed run may change: where and how fast it runs, never what it finds.
+FREE_ON_RESUME = frozenset({"workers", "ray_address"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One run. Raises ValueError, naming the setting and what is allowed."""
+
+    budget: str
+    flops_per_mac: int = 1  # 2 for those who count a MAC as two FLOPs
+    space: str = "unified"
+    space_definition: Mapping[str, Any] = field(default_factory=dict)  # the space file's content
+    resolution: int | None = None  # of the networks; None keeps the space's choices
+    classes: int = 1000
+    data: str = "digits"
+    limit: int | None = None  # images to train on
+    controller: str = "evolution"
+    evaluations: int = 320
+    batch: int = 16  # candidates asked for at a time, whatever the number of workers
+    proxy_width: float = 0.125
+    proxy_resolution: int = 32
+    steps: int = 150
+    train_batch: int = 64
+    learning_rate: float = 4e-3
+    flip: bool = False  # mirror training images; off for digits
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+    workers: int = 1
+    ray_address: str | None = None
+    exports: int = 5
+    onnx: bool = False
+    plugins: tuple[str, ...] = ()  # files with parts of one's own
+
+    def __post_init__(self) -> None:
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is not None and (not _is_int(value) or value < 1):
+                raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
+        if not _is_int(self.seed) or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}, but must be a whole number of at least 0")
+        if self.flops_per_mac not in (1, 2):
+            raise ValueError(f"flops_per_mac is {self.flops_per_mac!r}, but must be 1 or 2")
+        if not 0 < self.proxy_width <= 1:
+            raise ValueError(f"proxy_width is {self.proxy_width!r}, but must be above 0, at most 1")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate!r}, but must be above 0")
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data for YAML, with the format's number."""
+        return {"format": FORMAT, **asdict(self), "plugins": list(self.plugins)}
+
+    @classmethod
+    def from_plain(cls, data: Any) -> Settings:
+        """The inverse of `to_plain`; settings left out take their default."""
+        if not isinstance(data, Mapping) or "budget" not in data:
+            raise ValueError("a config must hold settings by name, at least a 'budget'")
+        if data.get("format", FORMAT) != FORMAT:
+            raise ValueError(f"config format {data['format']!r} is unknown; this reads {FORMAT}")
+        known = {setting.name for setting in fields(cls)}
+        unknown = sorted(set(data) - known - {"format"})
+        if unknown:
+            raise ValueError(
+                f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}"
+            )
+        values = {name: value for name, value in data.items() if name != "format"}
+        for name, value in values.items():
+            expected = _TYPES[name]
+            if not isinstance(value, expected) or (isinstance(value, bool) and expected != (bool,)):
+                names = " or ".join("nothing" if t is type(None) else t.__name__ for t in expected)
+                raise ValueError(f"{name} is {value!r}, but must be of type {names}")
+        values["plugins"] = tuple(values.get("plugins", ()))
+        return cls(**values)
+
+
+_AT_LEAST_ONE = (
+    "resolution",
+    "classes",
+    "limit",
+    "evaluations",
+    "batch",
+    "proxy_resolution",
+    "steps",
+    "train_batch",
+    "threads",
+    "workers",
+    "exports",
+)
+
+_SPECIAL: dict[str, tuple[type, ...]] = {
+    "resolution": (int, type(None)),
+    "limit": (int, type(None)),
+    "ray_address": (str, type(None)),
+    "space_definition": (dict,),
+    "plugins": (list, tuple),
+    "proxy_width": (float, int),
+    "learning_rate": (float, int),
+}
+_TYPES: dict[str, tuple[type, ...]] = {
+    setting.name: _SPECIAL.get(
+        setting.name,
+        ({"str": str, "int": int, "float": float, "bool": bool}.get(str(setting.type), str),),
+    )
+    for setting in fields(Settings)
+}
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
