@@ -67,7 +67,7 @@ def hypervolume_2d(points: Sequence[Sequence[float]], reference: Sequence[float]
         raise ValueError(f"the reference is {tuple(reference)!r}, but must not hold NaN")
     inside = [point for point in points if point[0] < right and point[1] < top]  # NaN is not
     area = 0.0
-    for x, y in sorted(inside[i] for i in front(inside)):  # left to right, so downwards in y
+    for x, y in sorted(tuple(inside[i]) for i in front(inside)):  # left to right, so downwards in y
         area += (right - x) * (top - y)
         top = y
     return area

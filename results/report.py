@@ -48,7 +48,7 @@ def write_report(path: Path, run: Run) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # A path in the settings may hold bytes that are no text; they become question marks.
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def _page(run: Run) -> str:
 @cache
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script."""
-    return vl_convert.javascript_bundle()
+    return vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets a default
 
 
 def _policy(*scripts: str) -> str:
@@ -158,13 +158,13 @@ def _limits(budget: Mapping[str, Any], best: Row | None) -> list[dict[str, Any]]
 def _winner(row: Row) -> dict[str, Any]:
     """Drawing, cost by stage and genes of a network; only `problem` where it cannot be read."""
     try:
-        genome = Genome.from_json(row.genome)
+        return {"row": row, "problem": None, **_anatomy(Genome.from_json(row.genome))}
     except ValueError as error:
         return {"row": row, "problem": str(error)}
+
+
+def _anatomy(genome: Genome) -> dict[str, Any]:
     return {
-        "row": row,
-        "problem": None,
-        "operators": drawing.operators(row.genome),
         "svg": Markup(drawing.draw_svg(genome)),
         "stages": _stage_costs(genome),
         "total": genome.cost(),
@@ -315,7 +315,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _plain(value: Any) -> str:
-    if value is None:
+    if value is None or value == {}:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -375,7 +375,7 @@ def _points(run: Run, members: set[str], best: Row | None) -> list[dict[str, Any
                 "cost": f"{_big(row.macs, 'MACs')} ({_big(2 * row.macs, 'FLOPs')})",
                 "params": _big(row.params),
                 "score": score,
-                "top1": _percent(_finite(row.top1)),
+                "top1": _percent(row.top1),
                 "reward": reward,
                 "so_far": so_far,
                 "operators": drawing.operators(row.genome),
@@ -497,7 +497,7 @@ def _supernet_chart() -> dict[str, Any]:
     return _spec(chart, "Training loss of the supernet")
 
 
-def _spec(chart: alt.Chart | alt.LayerChart, description: str) -> dict[str, Any]:
+def _spec(chart: Any, description: str) -> dict[str, Any]:
     """The Vega-Lite specification, as wide as its place on the page and without a theme."""
     full = chart.properties(width="container", height=CHART_HEIGHT, description=description)
     spec = full.to_dict()
@@ -564,6 +564,7 @@ def _score(value: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
+    value = _finite(value)
     return "–" if value is None else f"{100 * value:.1f} %"
 
 

@@ -16,9 +16,13 @@ def timed(evaluator: Evaluator, genome: Genome) -> Outcome:
     try:
         score = evaluator.evaluate(genome)
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        return Outcome(None, time.perf_counter() - start, text)
+        return Outcome(None, time.perf_counter() - start, one_line(error))
     return Outcome(score, time.perf_counter() - start)
+
+
+def one_line(error: Exception) -> str:
+    """The kind of the error and what it says."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class LocalRunner:

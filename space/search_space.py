@@ -1,9 +1,9 @@
 """A space: for each gene of a network the allowed values.
 
-Every network of a space is a row of integers, one per `Variable`, so that a controller of any kind
-can work on it: uniform sampling, mutation and crossover are array operations over many rows, and
-`decode` turns a row into a `Genome`. A variable that does not matter in a row (a gene of an operator
-that is not chosen) holds 0 there, so that equal networks have equal rows.
+Every network of a space is a row of integers, one per `Variable`, so that a controller of any
+kind can work on it: uniform sampling, mutation and crossover are array operations over many rows,
+and `decode` turns a row into a `Genome`. A variable that does not matter in a row (a gene of an
+operator that is not chosen) holds 0 there, so that equal networks have equal rows.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class StageSlot:
             slot.encode(block, row)
 
     def count(self) -> int:
-        depths = [d for d in self.depth.choices]
+        depths = self.depth.choices
         if len(self.blocks) == 1:
             blocks = self.blocks[0].count() * len(depths)
         else:

@@ -1,0 +1,151 @@
+"""Where a run keeps what. Nothing in it is ever half-written: files are made aside and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from results.history import Row
+from results.pareto import front
+from results.store import FILE as DATABASE
+
+FRONT_COLUMNS = ("name", "hash", "score", "macs", "params", "resolution", "top1", "best")
+_PACKAGES = ("torch", "numpy", "ray", "optuna", "pandas", "safetensors", "triton")
+
+
+class RunFolder:
+    """The files of one run under `path`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.database = path / DATABASE
+        self.state = path / "state"
+        self.checkpoint = self.state / "supernet.safetensors"
+        self.supernet_facts = self.state / "supernet.json"
+        self.report = path / "report.html"
+        self.front = path / "front.csv"
+        self.architectures = path / "architectures"
+
+    def create(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Makes the folder with its settings; ValueError where there is one already."""
+        if self.path.exists():
+            raise ValueError(
+                f"run folder {str(self.path)!r} is there already; go on with it by "
+                f"--resume {self.path}, or choose another --name"
+            )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.path.with_name(f".{self.path.name}.new-{os.getpid()}")
+        made = RunFolder(fresh)
+        made.state.mkdir(parents=True)
+        made.write_config(config)
+        write_text(made.environment, json.dumps(environment, indent=2) + "\n")
+        os.replace(fresh, self.path)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_text(self.config, text)
+
+    def write_front(self, rows: Sequence[Row], best: Row | None) -> None:
+        """The candidates that no other beats on score and MACs, cheapest first."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(FRONT_COLUMNS)
+        for row in rows:
+            values = (row.name, row.digest, row.score, row.macs, row.params, row.resolution)
+            writer.writerow([*values, row.top1, "yes" if row is best else ""])
+        write_text(self.front, out.getvalue())
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """ValueError where the file is missing or not YAML."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{what} {str(path)!r} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{what} {str(path)!r} is not valid YAML: {reason}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one piece: whoever reads it sees the old content or the new."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def front_of(rows: Sequence[Row]) -> list[Row]:
+    """The rows that no other beats on score and MACs, cheapest first; equal ones by digest."""
+    scored = sorted((r for r in rows if r.score is not None), key=lambda r: (r.macs, r.digest))
+    points = [(float(row.macs), -(row.score or 0.0)) for row in scored]
+    return [scored[i] for i in sorted(front(points))]
+
+
+def best_at_budget(rows: Sequence[Row], target: str, limit: int, band: float) -> Row | None:
+    """The highest reward among those that use at least `band` of the limit on `target`."""
+    inside = [r for r in rows if r.reward is not None and getattr(r, target) >= band * limit]
+    return max(inside, key=lambda row: (row.reward or 0.0, row.digest), default=None)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, machine and commit: what a result depends on beside its settings."""
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "device": device,
+        "commit": _commit(),
+        "command": " ".join(sys.argv),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit that the project's own files are at; None outside a checkout."""
+    here = Path(__file__).parent
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", str(here)]
+        known = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", Path(__file__).name],
+            capture_output=True,
+            timeout=10,
+        )
+        if known.returncode == 0:
+            head = subprocess.run(
+                [*git, "describe", "--always", "--dirty", "--abbrev=12"],
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
+            return head.stdout.strip() or None
+    return None

@@ -1,0 +1,555 @@
+"""An exported network is the genome's network, and stands without us."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import results.export
+from results.export import (
+    export_network,
+    export_onnx,
+    load_module,
+    model_source,
+    safe_name,
+    verify,
+)
+from space import Genome, Stage, build, registered
+from space.genes import CATEGORIES, Part, Site, choice, gene_choices
+
+ROOT = Path(__file__).parents[2]
+OURS = ("space", "supernet", "search", "evaluator", "results", "run_search")
+RUFF = shutil.which("ruff") or shutil.which("ruff", path=str(Path(sys.executable).parent))
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+def settings(part: type[Part]) -> list[Part]:
+    """The default, and three random settings of a part, the same ones in every run."""
+    rng = random.Random(part.kind)
+    found = [part()]
+    for _ in range(3):
+        genes = {
+            name: rng.choice([12, 20] if isinstance(allowed, range) else allowed)
+            for name, allowed in gene_choices(part).items()
+        }
+        found.append(part(**genes))
+    return list(dict.fromkeys(found))
+
+
+def around(part: Part) -> Genome:
+    """A small network with `part` in it, twice where it is an operator."""
+    chosen = {
+        "stem": registered("stem")["convolution"](channels=12, stride=4),
+        "head": registered("head")["pooled"](),
+        part.category: part,
+    }
+    channels = chosen["stem"].channels
+    blocks = (part, part) if part.category == "operator" else ()
+    downsample = chosen.get("downsampling", registered("downsampling")["strided_convolution"]())
+    return Genome(
+        resolution=32,
+        stem=chosen["stem"],
+        stages=(
+            Stage(channels=channels, blocks=blocks, downsample=downsample, stride=1),
+            Stage(channels=20, blocks=blocks, downsample=downsample, stride=2),
+        ),
+        head=chosen["head"],
+        classes=5,
+    )
+
+
+def everything() -> Genome:
+    """Every operator and downsampling module in one network."""
+    downs = [part() for part in registered("downsampling").values()]
+    operators = [part() for part in registered("operator").values()]
+    stages = tuple(
+        Stage(channels=16, stride=2 if i < 2 else 1, downsample=down, blocks=tuple(operators))
+        for i, down in enumerate(downs)
+    )
+    stem = registered("stem")["convolution"](channels=12)
+    head = registered("head")["pooled"](features=24)
+    return Genome(resolution=32, stem=stem, stages=stages, head=head, classes=7)
+
+
+SETTINGS = [part for c in CATEGORIES for kind in registered(c).values() for part in settings(kind)]
+DEFAULTS = [kind() for category in CATEGORIES for kind in registered(category).values()]
+
+
+def small() -> Genome:
+    return around(registered("operator")["inverted_bottleneck"](expansion=2, squeeze_excite=True))
+
+
+def written(genome: Genome, folder: Path, name: str = "toy"):
+    folder.mkdir(exist_ok=True)
+    (folder / "model.py").write_text(model_source(genome, name))
+    return load_module(folder / "model.py")
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    """Random weights and statistics, so that no branch is hidden by a zero."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for name, buffer in network.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(0.3 * torch.rand_like(buffer))
+    return network.eval()
+
+
+def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
+def outside_docstring(source: str) -> str:
+    tree = ast.parse(source)
+    assert isinstance(tree.body[0], ast.Expr)
+    return ast.dump(ast.Module(tree.body[1:], []))
+
+
+@pytest.mark.parametrize("part", SETTINGS, ids=repr)
+def test_export_is_the_network(part, tmp_path):
+    genome = around(part)
+    module = written(genome, tmp_path)
+    network, exported = randomise(build(genome)), module.model()
+    assert list(shapes(exported).items()) == list(shapes(network).items())
+    exported.load_state_dict(network.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected, found = network(images), exported.eval()(images)
+    assert expected.isfinite().all()
+    assert torch.equal(found, expected)
+
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        module.model().eval()(torch.empty(1, 3, 32, 32))
+    assert counter.get_total_flops() // 2 == module.MACS
+    assert sum(parameter.numel() for parameter in network.parameters()) == module.PARAMS
+
+
+@pytest.mark.parametrize("part", DEFAULTS, ids=repr)
+def test_every_parameter_gets_a_gradient(part, tmp_path):
+    exported = randomise(written(around(part), tmp_path).model()).train()
+    exported(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    assert [name for name, p in exported.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("part", DEFAULTS, ids=repr)
+def test_classes_and_input_channels_can_change(part, tmp_path):
+    genome = around(part)
+    model = written(genome, tmp_path).model
+    assert shapes(model(classes=11)) == shapes(build(genome.at(classes=11)))
+    assert shapes(model(in_channels=4)) == shapes(build(genome.at(in_channels=4)))
+    old, new = shapes(model()), shapes(model(classes=11))
+    assert {name.split(".")[0] for name in old if old[name] != new[name]} == {"head"}
+
+
+@pytest.mark.skipif(RUFF is None, reason="ruff is not installed")
+def test_source_is_formatted_and_clean(tmp_path):
+    for i, part in enumerate(SETTINGS):
+        (tmp_path / f"part_{i}.py").write_text(model_source(around(part), f"part {i}"))
+    facts = {"search": "many words " * 30, "command": "x" * 150, "note": 'a "b" c'}
+    (tmp_path / "everything.py").write_text(model_source(everything(), "everything", facts))
+    config = ["--no-cache", "--config", str(ROOT / "pyproject.toml")]
+    for command in (["check"], ["format", "--diff"]):
+        done = subprocess.run(
+            [RUFF, *command, *config, str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("part", DEFAULTS, ids=repr)
+def test_source_names_nothing_of_ours(part):
+    tree = ast.parse(model_source(around(part), "toy"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            packages = {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            packages = {(node.module or "").partition(".")[0]}
+        else:
+            continue
+        assert packages <= {"torch", *sys.stdlib_module_names}
+    genes = {type(part).__name__, "Part", "Site", "Cost", "operator"}
+    assert genes.isdisjoint(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))
+
+
+def test_only_what_is_used_is_written():
+    source = model_source(small(), "toy")
+    defined = {n.name for n in ast.parse(source).body if isinstance(n, ast.ClassDef)}
+    assert "InvertedBottleneckBlock" in defined
+    assert defined.isdisjoint({"WindowAttentionBlock", "TokenMlpBlock", "Mlp", "LayerScale"})
+    assert "MobileNetV2 (Sandler et al., 2018)" in source  # the source of what is copied
+
+
+def test_export_runs_where_we_are_not(tmp_path):
+    export_network(everything(), tmp_path / "out", name="everything")
+    script = f"""
+import runpy, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {OURS}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+found = runpy.run_path("model.py", run_name="__main__")
+assert not {set(OURS)} & set(sys.modules), "ours were imported"
+print(found["PARAMS"], found["MACS"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        cwd=tmp_path / "out",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *_, logits, constants = done.stdout.splitlines()
+    assert logits.endswith("(1, 7)")
+    cost = everything().cost()
+    assert constants == f"{cost.params} {cost.macs}"
+    assert f"{cost.macs:,}" in done.stdout
+
+
+def test_main_fails_where_the_numbers_do_not_hold(tmp_path):
+    folder = tmp_path / "out"
+    export_network(small(), folder, name="toy")
+    text = (folder / "model.py").read_text()
+    (folder / "model.py").write_text(re.sub(r"^PARAMS = .*$", "PARAMS = 1", text, flags=re.M))
+    done = subprocess.run(
+        [sys.executable, "-I", "model.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "expected 1 parameters" in done.stderr
+
+
+HOSTILE = [
+    '""" import os',
+    '"""\nimport os\n"""',
+    "'''\nimport os",
+    "ends in a backslash \\",
+    "C:\\new\\u1234\\x",
+    "line\u2028separator\u202eand\x00zero\rreturn",
+    '\\"""\nimport os\n#',
+    "{0} {genome} %s ${HOME}",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_free_text_cannot_become_code(text, tmp_path):
+    benign = model_source(small(), "toy", {"search": "a run"})
+    hostile = model_source(small(), f"toy {text}", {"search": text, text: text, "empty": ""})
+    assert outside_docstring(hostile) == outside_docstring(benign)
+    docstring = ast.get_docstring(ast.parse(hostile))
+    assert docstring is not None
+    assert all(letter.isprintable() or letter == "\n" for letter in docstring)
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    assert plain.replace('"', "'") in docstring  # what can be said is said
+    export_network(small(), tmp_path / "out", name=f"toy {text}", facts={text: text})
+    table = [
+        line for line in (tmp_path / "out" / "README.md").read_text().split("\n") if "|" in line
+    ]
+    assert len(table) == 2 + 5 + 1  # its head, our rows, and one fact
+
+
+def test_readme_takes_no_markup(tmp_path):
+    facts = {"search": "<script>alert(1)</script> | [a](b) `c`", "score": "0.5 *of* them"}
+    export_network(small(), tmp_path / "out", name="toy", facts=facts)
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert r"\<script\>alert(1)\</script\> \| \[a\](b) \`c\`" in readme
+    assert r"0.5 \*of\* them" in readme
+    assert "It is not the accuracy of this network" in readme
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("unet-b0_v1.2", "unet-b0_v1.2"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("a b\n\"c'", "a-b-c"),
+        (".hidden", "hidden"),
+        ("naïve", "na-ve"),
+        ("x" * 200, "x" * 100),
+    ],
+)
+def test_safe_name(name, safe):
+    assert safe_name(name) == safe
+
+
+@pytest.mark.parametrize("name", ["", "...", "/", "\n"])
+def test_a_name_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match="must have a letter or a digit"):
+        safe_name(name)
+
+
+def test_blocks_alike_are_written_once(tmp_path):
+    block = registered("operator")["inverted_bottleneck"]
+    stages = (Stage(channels=12, blocks=(block(), *[block(context=5)] * 3)),)
+    stem, head = registered("stem")["convolution"](channels=12), registered("head")["pooled"]()
+    genome = Genome(resolution=16, stem=stem, stages=stages, head=head)
+    source = model_source(genome, "toy")
+    call = source[: source.index("# Convolution stem")]
+    assert call.count("kernel=5") == 1
+    assert call.count("norm_first=True") == 1  # said once for both kinds of call
+    blocks = written(genome, tmp_path).model().stages[0].blocks
+    assert [block.depthwise.kernel_size for block in blocks] == [(3, 3)] + [(5, 5)] * 3
+    assert len({id(parameter) for b in blocks for parameter in b.parameters()}) == len(
+        list(blocks.parameters())
+    )
+
+
+def test_an_argument_of_the_wrong_type_is_written_as_it_is():
+    """1 and True are equal in Python, but not the same call."""
+    with_bias = registered("stem")["convolution"](channels=12, stride=1, bias=True)
+    source = model_source(around(with_bias), "toy")
+    assert re.search(r"stride=1,\s+bias=True", source)
+
+
+class ToyBlock(nn.Module):
+    def __init__(self, setting: object):
+        super().__init__()
+
+    def forward(self, x):
+        return x
+
+
+def toy(value: object) -> Genome:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Toy(Part):
+        category = "operator"
+        kind = "toy"
+        module = ToyBlock
+        only: int = choice(1)
+
+        def arguments(self, site: Site):
+            return {"setting": value}
+
+        def cost(self, site: Site):
+            return type(small().cost())()
+
+    return around(Toy())
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": 1}, [1], float("inf"), float("nan"), object(), "a\nb", len]
+)
+def test_an_argument_that_cannot_be_written_is_named(value):
+    with pytest.raises(RuntimeError, match=r"stages\.0\.blocks\.0: setting is"):
+        model_source(toy(value), "toy")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1,
+        -2.5,
+        1e-6,
+        True,
+        None,
+        (),
+        (1,),
+        ("a", (2, None)),
+        'quote "\\',
+        nn.GELU,
+        (nn.ReLU, ToyBlock),
+    ],
+)
+def test_an_argument_is_written_as_it_is(value):
+    tree = ast.parse(model_source(toy(value), "toy"))
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg == "setting"]
+    scope = {"nn": nn, "ToyBlock": ToyBlock}
+    for call in calls:
+        found = eval(compile(ast.Expression(call.value), "<argument>", "eval"), scope)
+        assert found == value
+        assert type(found) is type(value)
+    assert calls
+
+
+TAMPERED = [
+    (r"^MACS = .*$", "MACS = 5", "MACS is 5, but"),
+    (r"^PARAMS = .*$", "PARAMS = 5", "PARAMS is 5, but"),
+    (r"F\.hardsigmoid", "torch.sigmoid", "logits differ"),
+    (r"self\.shortcut\(x\) \+ y", "self.shortcut(x)", "logits differ"),
+    (r"self\.project\b", "self.output", "shape of .*project.weight is None"),
+    (r"classes=classes", "classes=5", "shape of head.classifier.weight is"),
+    (r"in_channels=in_channels", "in_channels=3", "shape of stem.convolution.weight is"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), TAMPERED, ids=[row[1] for row in TAMPERED])
+def test_verify_sees_a_difference(old, new, message, tmp_path):
+    genome = small()
+    export_network(genome, tmp_path / "out", name="toy")
+    path = tmp_path / "out" / "model.py"
+    text = path.read_text()
+    path.write_text(re.sub(old, new, text, flags=re.M))
+    assert path.read_text() != text
+    with pytest.raises(RuntimeError, match=message):
+        verify(path.parent, genome)
+
+
+def test_verify_sees_another_genome(tmp_path):
+    export_network(small(), tmp_path / "out", name="toy")
+    verify(tmp_path / "out", small())
+    with pytest.raises(RuntimeError, match=r"head\.classifier\.weight"):
+        verify(tmp_path / "out", small().at(classes=9))
+
+
+def test_folder_holds_genome_and_weights(tmp_path):
+    genome = small()
+    network = randomise(build(genome))
+    state = {
+        name: value.mT if value.ndim == 4 else value for name, value in network.state_dict().items()
+    }
+    state = {name: value.mT if value.ndim == 4 else value for name, value in state.items()}
+    exported = export_network(genome, tmp_path / "out", name="toy net", state=state)
+    assert exported.name == "toy-net"
+    assert exported.files == ("README.md", "genome.json", "model.py", "weights.safetensors")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == list(exported.files)
+    assert (exported.params, exported.macs) == (genome.cost().params, genome.cost().macs)
+    data = json.loads((tmp_path / "out" / "genome.json").read_text())
+    assert Genome.from_json(data) == genome
+
+    loaded = load_module(tmp_path / "out" / "model.py").model().eval()
+    loaded.load_state_dict(load_file(tmp_path / "out" / "weights.safetensors"))
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(loaded(images), network(images))
+
+
+def test_weights_that_are_views_of_larger_ones_are_written_alone(tmp_path):
+    genome = small()
+    state = {}
+    for name, value in build(genome).state_dict().items():
+        larger = torch.zeros([size + 3 for size in value.shape], dtype=value.dtype)
+        part = larger[tuple(slice(size) for size in value.shape)]
+        state[name] = part.copy_(value)
+    export_network(genome, tmp_path / "out", name="toy", state=state)
+    found = load_file(tmp_path / "out" / "weights.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    state = build(small()).state_dict()
+    key = "head.classifier.weight"
+    for wrong, message in (
+        ({name: v for name, v in state.items() if name != key}, f"lack '{key}'"),
+        ({**state, "more": torch.zeros(1)}, "beyond the network's, 'more'"),
+        ({**state, key: torch.zeros(5, 7)}, r"of shape \(5, 7\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_network(small(), tmp_path / "out", name="toy", state=wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_half_written(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("not the network")
+
+    export_network(small(), tmp_path / "old", name="old")
+    before = (tmp_path / "old" / "README.md").read_text()
+    monkeypatch.setattr(results.export, "verify", fail)
+    for folder in ("old", "new"):
+        with pytest.raises(RuntimeError, match="not the network"):
+            export_network(small(), tmp_path / folder, name="new")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old" / "README.md").read_text() == before
+
+
+def test_an_export_is_replaced_and_nothing_else(tmp_path):
+    folder = tmp_path / "out"
+    export_network(small(), folder, name="first", state=build(small()).state_dict())
+    export_network(small(), folder, name="second")
+    assert (folder / "README.md").read_text().startswith("# second\n")
+    assert not (folder / "weights.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    other = tmp_path / "notes"
+    other.mkdir()
+    (other / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not an exported network"):
+        export_network(small(), other, name="toy")
+    assert (other / "mine.txt").read_text() == "mine"
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    genome = small()
+    network = randomise(build(genome))
+    export_network(genome, tmp_path / "out", name="toy", state=network.state_dict())
+    readme = (tmp_path / "out" / "README.md").read_text()
+    use, load, load_other, train = re.findall(r"```python\n(.*?)```", readme, re.S)
+    monkeypatch.chdir(tmp_path / "out")
+    monkeypatch.syspath_prepend(str(tmp_path / "out"))
+    monkeypatch.delitem(sys.modules, "model", raising=False)
+    images, labels = torch.randn(6, 3, 32, 32), torch.arange(6) % 5
+    try:
+        found: dict = {}
+        exec(use, found)
+        assert found["logits"].shape == (2, 5)
+        exec(load, found)
+        assert torch.equal(found["network"].eval()(images), network(images))
+        exec(load_other, found)
+        changed = shapes(found["network"])
+        assert changed["head.classifier.weight"][0] == 10
+        features = found["network"].eval().forward_features(images)
+        assert torch.equal(features, network.forward_features(images))
+        exec(train, found)
+        fresh = found["model"](classes=5)
+        before = nn.functional.cross_entropy(fresh(images), labels)
+        found["train"](fresh, [(images, labels)] * 4, epochs=5)
+        assert nn.functional.cross_entropy(fresh(images), labels) < 0.8 * before
+    finally:
+        sys.modules.pop("model", None)
+
+
+def test_onnx_without_its_packages_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = re.escape("needs onnx and onnxscript: pip install chimera-nas[export]")
+    with pytest.raises(ValueError, match=message):
+        export_network(small(), tmp_path / "out", name="toy", onnx=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
+def test_onnx_is_the_network_for_any_number_of_images(tmp_path):
+    import onnxruntime
+
+    genome = small()
+    network = randomise(build(genome))
+    exported = export_network(
+        genome, tmp_path / "out", name="toy", state=network.state_dict(), onnx=True
+    )
+    assert "model.onnx" in exported.files
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    for count in (1, 2, 5):
+        images = torch.randn(count, 3, 32, 32)
+        (found,) = session.run(["logits"], {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), network(images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
+@pytest.mark.parametrize("part", SETTINGS, ids=repr)
+def test_every_part_goes_to_onnx(part, tmp_path):
+    genome = around(part)
+    export_onnx(genome, randomise(build(genome)).state_dict(), tmp_path / "model.onnx")
