@@ -102,6 +102,11 @@ def load_data(
     return _decoded(listing, resolution, progress)
 
 
+def data_classes(source: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The classes of `source`, without decoding an image. Raises ValueError as `load_data`."""
+    return _listing(source).classes
+
+
 def available_memory_bytes() -> int | None:
     """Memory that can be had without swapping; None where the system does not say."""
     found = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,14 @@ CONTROLLERS: Mapping[str, Callable[..., Controller]] = {
 
 
 def make_controller(name: str, proposals: Proposals, seed: int, **settings: Any) -> Controller:
-    """The controller of a name; ValueError lists the names, or names a setting it lacks."""
+    """The controller of a name. ValueError lists the names, or the settings of the controller, or
+    says which value is wrong, or what the space reaches where nothing in it is at the budget."""
     if name not in CONTROLLERS:
         raise ValueError(f"unknown controller {name!r}; there are {', '.join(CONTROLLERS)}")
-    return CONTROLLERS[name](proposals, seed, **settings)
+    controller = CONTROLLERS[name]
+    parameters = inspect.signature(controller).parameters.values()
+    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(f"{name} has no setting {setting!r}; it has {', '.join(known)}")
+    return controller(proposals, seed, **settings)

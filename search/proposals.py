@@ -33,7 +33,8 @@ _TRIES = 32  # mutants or children drawn at once for each that is wanted
 _WALKERS = 192
 _ENOUGH = 64  # walkers that have arrived end the walk
 _WALK_STEPS = 400
-_REPAIR_STEPS = 60
+_REPAIR_STEPS = 40
+_REPAIR_TRIES = 16  # the best of many changes: few of them are needed
 _MIXING_STEPS = 12  # random steps inside the range, away from a row of the pool
 _HEAT = 0.05  # in units of the logarithm of a cost: 5 %
 
@@ -229,7 +230,9 @@ class Proposals:
         rows, away = codes[nearest], away[nearest]
         far = np.flatnonzero(away)
         if len(far):
-            rows[far] = self._walk(rows[far], rng, low[far], high[far], _REPAIR_STEPS)
+            rows[far] = self._walk(
+                rows[far], rng, low[far], high[far], _REPAIR_STEPS, tries=_REPAIR_TRIES
+            )
             away = self._distance(rows, low, high)
         for i in np.flatnonzero(away):
             rows[i] = self.sample(rng, 1, float(low[i]), float(high[i]))[0]
@@ -242,10 +245,12 @@ class Proposals:
         low: Share,
         high: Share,
         steps: int,
+        *,
+        tries: int = 1,
         enough: int | None = None,
     ) -> Codes:
-        """The rows after up to `steps` random changes towards the range; a row that fits stays,
-        and `enough` of them end the walk.
+        """The rows after up to `steps` changes towards the range, each the best of `tries` random
+        ones; a row that fits stays, and `enough` of them end the walk.
 
         Simulated annealing (Kirkpatrick et al., 1983) over the distance to the range: a change
         for the worse is taken with a probability that falls with its size and with time.
@@ -259,8 +264,11 @@ class Proposals:
             moving = np.flatnonzero(away)
             if not len(moving) or (enough and len(rows) - len(moving) >= enough):
                 break
-            mutants = self.space.mutate_codes(rows[moving], rng)
-            distance = self._distance(mutants, low[moving], high[moving])
+            mutants = self.space.mutate_codes(np.repeat(rows[moving], tries, axis=0), rng)
+            ranges = (np.repeat(share[moving], tries) for share in (low, high))
+            distance = self._distance(mutants, *ranges)
+            best = distance.reshape(-1, tries).argmin(1) + tries * np.arange(len(moving))
+            mutants, distance = mutants[best], distance[best]
             heat = _HEAT * (1 - step / steps)
             taken = distance <= away[moving] + heat * rng.exponential(size=len(moving))
             rows[moving[taken]] = mutants[taken]
@@ -290,6 +298,6 @@ class Proposals:
         away = self._distance(self._survey, low, high)
         near = self._survey[np.argsort(away, kind="stable")[: _WALKERS // 2]]
         ends = np.resize(self._ends, (_WALKERS - len(near), self._ends.shape[1]))
-        rows = self._walk(np.concatenate([near, ends]), rng, low, high, _WALK_STEPS, _ENOUGH)
+        rows = self._walk(np.concatenate([near, ends]), rng, low, high, _WALK_STEPS, enough=_ENOUGH)
         rows = rows[self.fits(rows, low, high)]
         return self._mix(rows, rng, low, high, _MIXING_STEPS)

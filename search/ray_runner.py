@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,7 @@ class RayRunner:
                 max_task_retries=RETRIES,
             )
             self._actors = [actor.remote(name, dict(settings), threads) for _ in range(workers)]
-            self._starting = {
-                actor.ready.remote(self._tensors): actor for actor in self._actors
-            }
+            self._starting = {actor.ready.remote(self._tensors): actor for actor in self._actors}
             self._free: list[Any] = []
             self._welcome(START_SECONDS)
         except BaseException:
@@ -209,26 +207,28 @@ def _import(name: str) -> Callable[..., Any]:
 
 
 def _start_ray(name: str, packed: Mapping[str, Any], workers: int, address: str | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # From Ray 2.5x on the default: an actor without GPUs keeps the machine's own setting.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    # Otherwise some versions of Ray hide the GPUs from actors that asked for none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    common = {
-        "include_dashboard": False,
-        "configure_logging": True,
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-    }
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is not None:
-        del common["include_dashboard"]
-        ray.init(address=address, runtime_env={"py_modules": _modules(name)}, **common)
+        try:
+            ray.init(address=address, runtime_env={"py_modules": _modules(name)}, **quiet)
+        except ConnectionError as error:
+            raise RuntimeError(f"no Ray cluster at {address!r}: {_reason(error)}") from None
         return
     size = sum(array.nbytes for array, *_ in packed.values())
     with _import_path():
-        ray.init(num_cpus=workers, object_store_memory=_STORE_BYTES + int(1.2 * size), **common)
+        ray.init(
+            num_cpus=workers,
+            include_dashboard=False,
+            object_store_memory=_STORE_BYTES + int(1.2 * size),
+            **quiet,
+        )
 
 
 @contextlib.contextmanager
-def _import_path() -> Any:
+def _import_path() -> Iterator[None]:
     """Processes that are started here import what this one does."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))

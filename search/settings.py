@@ -21,7 +21,7 @@ class Settings:
     space: str = "unified"
     space_definition: Mapping[str, Any] = field(default_factory=dict)  # the space file's content
     resolution: int | None = None  # of the networks; None keeps the space's choices
-    classes: int = 1000
+    classes: int | None = None  # None: 1000 for digits, else those of the data
     data: str = "digits"
     limit: int | None = None  # images to train on
     controller: str = "evolution"
@@ -99,6 +99,7 @@ _AT_LEAST_ONE = (
 
 _SPECIAL: dict[str, tuple[type, ...]] = {
     "resolution": (int, type(None)),
+    "classes": (int, type(None)),
     "limit": (int, type(None)),
     "ray_address": (str, type(None)),
     "space_definition": (dict,),

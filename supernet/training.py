@@ -74,6 +74,10 @@ class Batches:
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return normalise(images, self._mean, self._std), self._labels[chosen]
 
+    def plain(self, count: int) -> Tensor:
+        """The first `count` images, normalised and not augmented."""
+        return normalise(self._images[:count], self._mean, self._std)
+
 
 def _shifted(images: Tensor, share: float, rng: np.random.Generator) -> Tensor:
     """Each image moved by up to `share` of its side; what comes in repeats the border."""
@@ -132,6 +136,10 @@ class Trainer:
         space = self.supernet.space
         rng = np.random.default_rng([self._seed, 3, step])
         return [space.decode(row) for row in space.sample_codes(rng, self.settings.random)]
+
+    def calibration_images(self, count: int) -> Tensor:
+        """The first `count` training images, normalised and not augmented."""
+        return self._batches.plain(count)
 
     def train_step(self) -> float:
         """One step; returns the loss of the largest network."""

@@ -1,0 +1,123 @@
+"""What the tests of `search` share: two spaces, budgets in them, and a made-up score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import numpy as np
+import pytest
+
+from evaluator.interfaces import Result, Score
+from search.proposals import Proposals
+from search.reward import absolute_reward
+from space.budget import Budget
+from space.cost_table import CostTable
+from space.files import make_space
+from space.genome import Genome
+from space.search_space import Codes, Space
+
+# 13,824 networks, few enough to go through all of them; every variable always matters.
+TOY = {
+    "name": "toy",
+    "resolution": [64, 96],
+    "stem": {"convolution": {"channels": [8, 16]}},
+    "operators": {
+        "inverted_bottleneck": {
+            "expansion": [1, 2, 4],
+            "context": [3, 5],
+            "squeeze_excite": [False, True],
+        }
+    },
+    "stages": [
+        {"channels": [8, 16], "depth": [1, 2], "operators": ["inverted_bottleneck"]},
+        {"channels": [16, 24, 32], "depth": [1, 3], "operators": ["inverted_bottleneck"]},
+    ],
+    "head": {"pooled": {"features": [64]}},
+}
+# Variables that depend on others: on the depth (is there such a block?) and on the operator.
+WIDE = {
+    "name": "wide",
+    "resolution": [96, 128, 160],
+    "blocks": "free",
+    "stem": {"convolution": {"channels": [16, 32]}},
+    "operators": {
+        "inverted_bottleneck": {
+            "expansion": [1, 2, 4, 6],
+            "context": [3, 5, 7],
+            "squeeze_excite": [False, True],
+        },
+        "convnext": {"expansion": [1, 2, 4], "context": [3, 7]},
+    },
+    "stages": [
+        {
+            "channels": [16 * k, 24 * k, 32 * k],
+            "depth": [1, 2, 3],
+            "operators": ["inverted_bottleneck", "convnext"],
+        }
+        for k in (1, 2, 4)
+    ],
+    "head": {"pooled": {"features": [64]}},
+}
+
+
+@pytest.fixture(scope="session")
+def toy_space() -> Space:
+    return make_space(TOY)
+
+
+@pytest.fixture(scope="session")
+def every_toy_row(toy_space: Space) -> Codes:
+    rows = product(*(range(size) for size in toy_space.cardinalities))
+    return np.array(list(rows), np.int64)
+
+
+@pytest.fixture(scope="session")
+def wide_space() -> Space:
+    return make_space(WIDE)
+
+
+@pytest.fixture(scope="session")
+def propose(toy_space: Space, wide_space: Space) -> Callable[..., Proposals]:
+    """Proposals for "toy" or "wide" and the text of a budget."""
+    tables = {space.name: CostTable(space) for space in (toy_space, wide_space)}
+    return lambda name, budget: Proposals(tables[name].space, tables[name], Budget.parse(budget))
+
+
+@pytest.fixture(scope="session")
+def toy(propose: Callable[..., Proposals]) -> Proposals:
+    return propose("toy", "20MFLOPs")
+
+
+@pytest.fixture(scope="session")
+def wide(propose: Callable[..., Proposals]) -> Proposals:
+    return propose("wide", "2GFLOPs")
+
+
+class Target:
+    """Scores a network by the share of variables that it has in common with a hidden one; a
+    variable is common where it matters in both or in neither, and has the same value."""
+
+    def __init__(self, proposals: Proposals, seed: int = 0):
+        self.proposals = proposals
+        self.row = proposals.sample(np.random.default_rng([seed, 99]), 1, 0.95)[0]
+
+    def evaluate(self, genome: Genome) -> Score:
+        space = self.proposals.space
+        pair = np.stack([space.encode(genome), self.row])
+        active = space.active(pair)
+        common = (active[0] == active[1]) & (pair[0] == pair[1])
+        return Score(float(common.mean()), {"top1": float(common.mean()) / 2})
+
+    def results(self, genomes: Sequence[Genome]) -> list[Result]:
+        return [self.result(genome) for genome in genomes]
+
+    def result(self, genome: Genome) -> Result:
+        score, cost = self.evaluate(genome).score, genome.cost()
+        reward = absolute_reward(score, self.proposals.budget.use(cost))
+        return Result(genome, cost, score, reward)
+
+
+@pytest.fixture(scope="session")
+def target() -> type[Target]:
+    return Target
