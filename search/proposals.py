@@ -199,8 +199,9 @@ class Proposals:
         high: Share = 1.0,
     ) -> Codes:
         """A child of each pair that fits, found as by `mutate`."""
-        pairs = (np.repeat(parents, _TRIES, axis=0) for parents in (mothers, fathers))
-        return self._pick(self.space.cross_codes(*pairs, rng), len(mothers), rng, low, high)
+        many = [np.repeat(parents, _TRIES, axis=0) for parents in (mothers, fathers)]
+        children = self.space.cross_codes(many[0], many[1], rng)
+        return self._pick(children, len(mothers), rng, low, high)
 
     def repair(self, rows: Codes, rng: Generator, low: Share = 0.0, high: Share = 1.0) -> Codes:
         """Each row as it is where it fits, else changed as little as chance finds until it does;

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,8 @@ class Policy(nn.Module):
         is a draw from the softmax)."""
         hidden = cell = torch.zeros(count, self._hidden)
         inputs = self.embedding.weight[-1].expand(count, -1)  # "nothing decided yet"
-        codes, active = [], []
+        codes: list[Tensor] = []
+        active: list[Tensor] = []
         log_probability = entropy = torch.zeros(count)
         for v, (start, size) in enumerate(zip(self._starts, self._sizes, strict=True)):
             matters = torch.ones(count, dtype=torch.bool)
@@ -100,6 +102,18 @@ def _mask(size: int, allowed: frozenset[int]) -> Tensor:
     mask = torch.zeros(size, dtype=torch.bool)
     mask[list(allowed)] = True
     return mask
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for the policy, whose steps are tiny: beside busy workers, several threads were
+    40 times as slow (2 cores). Sums also do not depend on the number of threads then."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Reinforce:
@@ -156,7 +170,8 @@ class Reinforce:
             nonlocal calls
             calls += 1
             low, high = ranges.T
-            drawn = self._policy.sample(max(self._pool, len(ranges)), self._generator)
+            with _one_thread():
+                drawn = self._policy.sample(max(self._pool, len(ranges)), self._generator)
             rows = self._proposals.nearest(drawn, low, high)
             if calls > 1:
                 return self._proposals.mutate(rows, self._rng, low, high)
@@ -177,11 +192,12 @@ class Reinforce:
             return
         codes = np.stack([self._proposals.space.encode(result.genome) for result in taught])
         advantages = self._advantages([r.reward for r in taught if r.reward is not None])
-        log_probability, entropy = self._policy(torch.from_numpy(codes))
-        loss = -(torch.tensor(advantages) * log_probability + self._entropy * entropy).mean()
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
+        with _one_thread():
+            log_probability, entropy = self._policy(torch.from_numpy(codes))
+            gain = torch.tensor(advantages) * log_probability + self._entropy * entropy
+            self._optimizer.zero_grad()
+            (-gain.mean()).backward()
+            self._optimizer.step()
 
     def _advantages(self, rewards: Sequence[float]) -> list[float]:
         """How much each reward is above the baseline, in deviations; then moves the baseline."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,18 +223,15 @@ def _parts(slot: Slot, kind: type[Part]) -> tuple[list[Part], tuple[int, ...], t
     return parts, shape, tuple(gene.index for gene in deciding if gene.index is not None)
 
 
-def _slot_table(slot: Slot, sites: Sequence) -> _SlotTable:
+def _slot_table(slot: Slot, sites: Sequence[Any]) -> _SlotTable:
     """`sites`: nested lists of Site, one level per context axis."""
-    axes, level = [], sites
-    while isinstance(level, list):
-        axes.append(len(level))
-        level = level[0]
-    flat = np.array(sites, object).ravel().tolist() if axes else [sites]
+    grid = np.array(sites, object)
+    flat: list[Site] = grid.ravel().tolist()
     kinds = []
     for code, kind in enumerate(slot.genes):
         parts, shape, genes = _parts(slot, kind)
         costs = [[_row(part.cost(site)) for part in parts] for site in flat]
-        table = np.array(costs, np.int64).reshape(*axes, *shape, len(COSTS))
+        table = np.array(costs, np.int64).reshape(*grid.shape, *shape, len(COSTS))
         kinds.append(_KindTable(code, genes, table))
     return _SlotTable(slot.kind.index, tuple(kinds))
 

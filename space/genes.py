@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
@@ -74,6 +73,9 @@ class Part:
     category: ClassVar[str]
     kind: ClassVar[str]
     module: ClassVar[type[nn.Module]]
+    # Submodules whose weights a supernet shares between kinds that stand in the same place: name
+    # of the submodule -> name of the pool. What every kind needs is then trained by all of them.
+    pools: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         for gene in fields(self):  # type: ignore[arg-type]
@@ -183,9 +185,8 @@ def lookup(category: str, kind: str) -> type[Part]:
         raise ValueError(f"unknown {category} {kind!r}; registered: {known}") from None
 
 
-@cache
 def _genes_of(part: type[Part]) -> tuple[str, ...]:
-    return tuple(gene_choices(part))
+    return tuple(gene.name for gene in fields(part))  # type: ignore[arg-type]
 
 
 def part_to_json(part: Part, *, brief: bool = False) -> dict[str, Any]:

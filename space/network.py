@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from space.genome import Genome
@@ -22,7 +24,7 @@ class Stage(nn.Module):
 class Network(nn.Module):
     """Images (N, 3, H, W) to logits (N, classes)."""
 
-    def __init__(self, stem: nn.Module, stages: list[nn.Module], head: nn.Module):
+    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], head: nn.Module):
         super().__init__()
         self.stem = stem
         self.stages = nn.Sequential(*stages)

@@ -22,6 +22,7 @@ from space.genes import Part, describe_allowed, gene_choices, lookup, scaled_cha
 from space.genome import Genome, Stage
 
 Codes = NDArray[np.int64]
+Conditions = tuple[tuple[int, frozenset[int]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Variable:
 
     name: str
     choices: tuple[Any, ...]
-    conditions: tuple[tuple[int, frozenset[int]], ...] = ()
+    conditions: Conditions = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class StageSlot:
         return Stage(
             channels=self.channels.value(row),
             blocks=blocks,
-            downsample=self.downsample and self.downsample.decode(row),
+            downsample=None if self.downsample is None else self.downsample.decode(row),
             stride=self.stride,
         )
 
@@ -299,7 +300,7 @@ class Space:
         """Every stem of a space has this one stride, so that each stage has one map size."""
         row = [0] * len(self.variables)
         strides = {
-            self.stem.make(kind, {n: g.value(row) for n, g in genes.items()}).stride
+            self.stem.make(kind, {n: g.value(row) for n, g in genes.items()}).stride  # type: ignore[attr-defined]
             for kind, genes in self.stem.genes.items()
         }
         if len(strides) > 1 or any(
@@ -345,7 +346,7 @@ class SpaceBuilder:
     def __init__(self) -> None:
         self.variables: list[Variable] = []
 
-    def choice(self, name: str, choices: Sequence[Any], conditions: tuple = ()) -> Choice:
+    def choice(self, name: str, choices: Sequence[Any], conditions: Conditions = ()) -> Choice:
         """A variable where there is something to decide, else a fixed value."""
         if len(choices) == 1:
             return Choice(tuple(choices), None)
@@ -357,7 +358,7 @@ class SpaceBuilder:
         name: str,
         category: str,
         options: Mapping[str, Mapping[str, Sequence[Any]]],
-        conditions: tuple = (),
+        conditions: Conditions = (),
     ) -> Slot:
         """`options`: kind -> gene -> allowed values; genes left out are fixed to their default."""
         kinds = [lookup(category, kind) for kind in options]
@@ -400,7 +401,7 @@ class SpaceBuilder:
             blocks = []
             for j in range(max(depth)):
                 reached = frozenset(code for code, d in enumerate(depth) if d > j)
-                exists = ()
+                exists: Conditions = ()
                 if depth_choice.index is not None and len(reached) < len(depth):
                     exists = ((depth_choice.index, reached),)
                 blocks.append(self.slot(f"{name}.blocks.{j}", "operator", operators, exists))

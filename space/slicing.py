@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +26,10 @@ class Lead:
 
     size: int
 
-    def within(self, largest: Lead) -> list[int]:
+    def within(self, largest: Any) -> list[int]:
         return list(range(self.size))
 
-    def union(self, other: Lead) -> Lead:
+    def union(self, other: Any) -> Lead:
         return Lead(max(self.size, other.size))
 
 
@@ -38,11 +39,11 @@ class Centre:
 
     size: int
 
-    def within(self, largest: Centre) -> list[int]:
+    def within(self, largest: Any) -> list[int]:
         start = (largest.size - self.size) // 2
         return list(range(start, start + self.size))
 
-    def union(self, other: Centre) -> Centre:
+    def union(self, other: Any) -> Centre:
         return Centre(max(self.size, other.size))
 
 
@@ -61,11 +62,11 @@ class Around:
     def size(self) -> int:
         return self.before + 1 + self.after
 
-    def within(self, largest: Around) -> list[int]:
+    def within(self, largest: Any) -> list[int]:
         start = largest.before - self.before
         return list(range(start, start + self.size))
 
-    def union(self, other: Around) -> Around:
+    def union(self, other: Any) -> Around:
         return Around(max(self.before, other.before), max(self.after, other.after))
 
 
@@ -75,7 +76,7 @@ class _Compound:
     __slots__ = ()
     axes: tuple[Axis, ...]
 
-    def union(self, other):
+    def union(self, other: Any) -> Any:
         pairs = zip(self.axes, other.axes, strict=True)
         return type(self)(*(a.union(b) for a, b in pairs))
 
@@ -96,7 +97,7 @@ class Grid(_Compound):
             size *= axis.size
         return size
 
-    def within(self, largest: Grid) -> list[int]:
+    def within(self, largest: Any) -> list[int]:
         positions = [0]
         for axis, whole in zip(self.axes, largest.axes, strict=True):
             inner = axis.within(whole)
@@ -117,7 +118,7 @@ class Parts(_Compound):
     def size(self) -> int:
         return sum(axis.size for axis in self.axes)
 
-    def within(self, largest: Parts) -> list[int]:
+    def within(self, largest: Any) -> list[int]:
         positions, start = [], 0
         for axis, whole in zip(self.axes, largest.axes, strict=True):
             positions += [start + i for i in axis.within(whole)]

@@ -44,7 +44,8 @@ class Supernet:
     """Shared weights of the networks of `space`.
 
     `weights` maps `"<position>.<kind>.<parameter>"` to a leaf tensor, for instance
-    `"stages.2.blocks.0.convnext.depthwise.weight"`. The same seed gives the same weights.
+    `"stages.2.blocks.0.convnext.depthwise.weight"`; a pool takes the place of the kind where a
+    part names one (`Part.pools`). The same seed gives the same weights.
     """
 
     def __init__(self, space: Space, *, seed: int = 0, device: torch.device | str = "cpu"):
@@ -56,32 +57,29 @@ class Supernet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for path, slot, sites in positions(space):
-                for kind in slot.genes:
-                    self._add(f"{path}.{kind.kind}", slot, kind, sites)
+                self._add(path, slot, sites)
 
-    def _add(self, prefix: str, slot: Slot, kind: type[Part], sites: list[Site]) -> None:
-        """Allocates the parameters of one kind at one position.
+    def _add(self, path: str, slot: Slot, sites: list[Site]) -> None:
+        """Allocates the parameters of one position.
 
-        The largest size of each is taken over the settings at the widest place, and over the
-        other widths that there can be around the position.
+        The largest size of each is taken over the settings of each kind at the widest place, and
+        over the other widths that there can be around the position.
         """
-        settings = _settings(slot, kind)
-        variants = [(part, sites[0]) for part in settings]
-        variants += [(settings[0], site) for site in sites[1:]]
         largest: dict[str, Axes] = {}
-        donors: dict[str, tuple[Part, Site]] = {}
-        for part, site in variants:
+        donors: dict[str, tuple[Part, Site, str]] = {}
+        for part, site in _variants(slot, sites):
             for name, axes in _described(part, site).items():
-                known = largest.get(name)
-                union = axes if known is None else _union(known, axes)
-                if known is None or union == axes != known:
-                    donors[name] = (part, site)
-                largest[name] = union
-        modules = {donor: donor[0].build(donor[1]) for donor in dict.fromkeys(donors.values())}
-        for name, axes in largest.items():
-            start = dict(modules[donors[name]].named_parameters())[name].detach()
+                full = weight_name(path, type(part), name)
+                known = largest.get(full)
+                largest[full] = axes if known is None else _union(known, axes)
+                if largest[full] != known:
+                    donors[full] = (part, site, name)
+        makers = dict.fromkeys((part, site) for part, site, _ in donors.values())
+        modules = {maker: dict(maker[0].build(maker[1]).named_parameters()) for maker in makers}
+        for full, axes in largest.items():
+            part, site, name = donors[full]
+            start = modules[part, site][name].detach()
             shape = tuple(axis.size for axis in axes)
-            full = f"{prefix}.{name}"
             self._axes[full] = axes
             weight = start.clone() if start.shape == shape else _like(start, shape)
             self.weights[full] = weight.to(self.device).requires_grad_()
@@ -98,10 +96,9 @@ class Supernet:
             for layer in module.modules():
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.momentum = None  # statistics are the mean over calibration batches
-            prefix = f"{placed.path}.{placed.part.kind}"
             cuts = {}
             for name, axes in _described(placed.part, placed.site).items():
-                full = f"{prefix}.{name}"
+                full = weight_name(placed.path, type(placed.part), name)
                 try:
                     cuts[name] = (full, Cut.between(axes, self._axes[full]))
                 except (KeyError, ValueError) as error:
@@ -212,6 +209,22 @@ class Supernet:
                         f"{tuple(weight.shape)}"
                     )
                 weight.copy_(weights[name])
+
+
+def weight_name(path: str, kind: type[Part], parameter: str) -> str:
+    """Where a supernet keeps a parameter of a part of `kind` at `path`."""
+    for submodule, pool in kind.pools.items():
+        if parameter.startswith(submodule + "."):
+            return f"{path}.{pool}.{parameter}"
+    return f"{path}.{kind.kind}.{parameter}"
+
+
+def _variants(slot: Slot, sites: list[Site]) -> Iterator[tuple[Part, Site]]:
+    """Parts and sites that together have every parameter of a position at its largest."""
+    for kind in slot.genes:
+        settings = _settings(slot, kind)
+        yield from ((part, sites[0]) for part in settings)
+        yield from ((settings[0], site) for site in sites[1:])
 
 
 def positions(space: Space) -> Iterator[tuple[str, Slot, list[Site]]]:

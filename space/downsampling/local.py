@@ -6,8 +6,9 @@ norm or activation behind the sum, and a 1x1 convolution in the shortcut at ever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -38,6 +39,7 @@ class LocalDsm(Part):
     """Gene: `norm` (of the convolution)."""
 
     module = LocalDownsampling
+    pools: ClassVar[Mapping[str, str]] = {"shortcut": "dsm"}
 
     norm: str = choice(*NORMS)
 

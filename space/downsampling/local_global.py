@@ -9,7 +9,7 @@ Shapes: N images, C channels in, D channels out, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,6 +33,7 @@ class CrossAttentionDsm(Part):
 
     __slots__ = ()
     module = CrossAttentionDownsampling
+    pools: ClassVar[Mapping[str, str]] = {"shortcut": "dsm"}
     depthwise: ClassVar[type[nn.Module]]
     head_dim: int
     norm: str

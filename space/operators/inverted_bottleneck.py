@@ -74,7 +74,7 @@ class InvertedBottleneckBlock(nn.Module):
         if in_channels != channels:
             pool = nn.MaxPool2d(3, stride=1, padding=1)
             self.shortcut = nn.Sequential(pool, Pointwise(in_channels, channels))
-        nn.init.zeros_(self.last_norm.weight)
+        nn.init.zeros_(self.last_norm.get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.activation(self.norm(self.depthwise(self.expand(x))))

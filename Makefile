@@ -1,0 +1,38 @@
+# `make search` and `make test` work on a fresh clone: each makes .venv and installs what it needs.
+
+PYTHON ?= python3
+BUDGET ?= 4GFLOPs
+RUN := .venv/bin/python
+
+.PHONY: search test test-slow check clean
+
+search: .venv/run
+	$(RUN) run_search.py --budget $(BUDGET)
+
+test: .venv/test check
+	$(RUN) -m pytest -q -m "not slow"
+
+test-slow: .venv/test
+	$(RUN) -m pytest -q -m slow
+
+check: .venv/test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv .venv
+
+# The exact versions of constraints.txt, so that an install next year gives the same.
+.venv/run: .venv/bin/python pyproject.toml constraints.txt
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/test: .venv/bin/python pyproject.toml constraints.txt
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test,export,dev]'
+	@touch $@ .venv/run
