@@ -196,7 +196,9 @@ def _reason(error: Exception) -> str:
 def import_name(function: Callable[..., Any]) -> str:
     """`"module:function"`; ValueError where the function cannot be imported by that name."""
     name = f"{function.__module__}:{function.__qualname__}"
-    if function.__module__ == "__main__" or "<" in name or _import(name) is not function:
+    if function.__module__ == "__main__" or not hasattr(
+        importlib.import_module(function.__module__), function.__qualname__
+    ):
         raise ValueError(f"{name} must be a function at the top of a module that can be imported")
     return name
 

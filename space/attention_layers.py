@@ -259,6 +259,8 @@ class CrossAttentionDownsampling(nn.Module):
         self.attend = Attend(heads)
         self.project = Pointwise(inner, channels)
         self.shortcut = PooledShortcut(in_channels, channels, stride)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         q = self.q_norm(self.q(self.norm(self.depthwise(x))))

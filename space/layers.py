@@ -24,7 +24,14 @@ class Pointwise(nn.Linear):
     """1x1 convolution as a linear layer on the channels: (N, C, H, W) to (N, D, H, W).
 
     A linear layer reads a slice of a larger weight where it lies; a convolution copies it first.
+    Outputs start with the variance of the inputs and without a bias (LeCun et al., 1998,
+    "Efficient BackProp", section 4.6), so that signals neither fade nor drown along the way.
     """
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=self.in_features**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)

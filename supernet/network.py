@@ -82,7 +82,7 @@ class Supernet:
             shape = tuple(axis.size for axis in axes)
             self._axes[full] = axes
             weight = start.clone() if start.shape == shape else _like(start, shape)
-            self.weights[full] = weight.to(self.device).requires_grad_()
+            self.weights[full] = _stored(weight.to(self.device)).requires_grad_()
 
     # ---- running a candidate
 
@@ -291,6 +291,16 @@ def _described(part: Part, site: Site) -> dict[str, Axes]:
 
 def _union(one: Axes, other: Axes) -> Axes:
     return tuple(a.union(b) for a, b in zip(one, other, strict=True))
+
+
+def _stored(weight: Tensor) -> Tensor:
+    """Filters channels last, so that a convolution of a 1x1 map, whose own layout is ambiguous,
+    takes the fast path (the slow one is 14 times slower: 480 channels, 7x7, oneDNN on a CPU)."""
+    if weight.ndim != 4:
+        return weight
+    outputs, inputs, height, width = weight.shape
+    strides = (inputs * height * width, 1, inputs * width, inputs)
+    return torch.empty_strided(weight.shape, strides, device=weight.device).copy_(weight)
 
 
 def _like(start: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -193,9 +193,9 @@ class Trainer:
         """Writes a checkpoint in one piece: whoever reads `path` sees the old one or the new."""
         tensors: dict[str, Tensor] = {}
         for name, weight in self.supernet.weights.items():
-            tensors[f"weight:{name}"] = weight.detach()
+            tensors[f"weight:{name}"] = weight.detach().contiguous()
             for key, value in self._optimizer.state.get(weight, {}).items():
-                tensors[f"{key}:{name}"] = value
+                tensors[f"{key}:{name}"] = value.contiguous()
         header = {
             "step": self.step,
             "seed": self._seed,

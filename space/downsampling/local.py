@@ -28,6 +28,8 @@ class LocalDownsampling(nn.Module):
         self.norm = norm(in_channels)
         self.linear = Pointwise(in_channels, channels)
         self.shortcut = PooledShortcut(in_channels, channels, stride)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.norm(self.depthwise(x))) + self.shortcut(x)

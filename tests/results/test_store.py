@@ -1,0 +1,218 @@
+import json
+import shutil
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from evaluator.interfaces import Result
+from results.store import Store, network_name
+from space.cost import Cost
+from space.files import make_space
+
+SPACE = make_space(
+    {
+        "name": "two",
+        "resolution": [64, 96],
+        "stem": {"convolution": {"channels": [8, 16]}},
+        "stages": [{"channels": [8], "depth": [1, 2, 3], "operators": {"inverted_bottleneck": {}}}],
+        "head": {"pooled": {"features": [64]}},
+    }
+)
+GENOMES = [SPACE.decode((r, s, d)) for r in range(2) for s in range(2) for d in range(3)]
+
+
+def result(i):
+    genome = GENOMES[i]
+    if i % 3 == 2:
+        return Result(genome, genome.cost(), seconds=0.5, error="it broke")
+    details = {"top1": i / 20, "loss": 1.5} if i % 2 else {}
+    return Result(genome, genome.cost(), 0.1 + i / 30, 0.1 * i - 1 / 3, i / 7, details)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "candidates.sqlite"
+
+
+def test_rows_say_what_was_added(path):
+    with Store(path) as store:
+        store.append([result(0), result(1)], "evolution", b"one")
+        store.append([result(2)], "random", b"two")
+    with Store(path, readonly=True) as store:
+        rows = store.rows()
+        assert store.state() == b"two"
+        assert store.statuses() == ["ok", "ok", "failed"]
+    for i, row in enumerate(rows):
+        told = result(i)
+        assert (row.order, row.digest) == (i, told.genome.digest)
+        assert row.genome == told.genome.to_json()
+        assert (row.macs, row.params) == (told.cost.macs, told.cost.params)
+        assert row.resolution == told.genome.resolution
+        assert (row.score, row.reward, row.seconds) == (told.score, told.reward, told.seconds)
+        assert row.top1 == told.details.get("top1")
+        assert (row.status, row.error) == (("failed", "it broke") if i == 2 else ("ok", None))
+        assert row.origin == ("random" if i == 2 else "evolution")
+        assert row.name == network_name(told.cost, told.genome.digest)
+
+
+def test_other_details_are_kept_too(path):
+    with Store(path) as store:
+        store.append([result(1)], "x", b"")
+    kept = sqlite3.connect(path).execute("SELECT details FROM candidates").fetchone()[0]
+    assert json.loads(kept) == {"top1": 0.05, "loss": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("macs", "name"),
+    [
+        (3_980_000_000, "3.98G-1f2e3d"),
+        (12_345_678_901, "12.35G-1f2e3d"),
+        (612_400_000, "612M-1f2e3d"),
+        (999_499_999, "999M-1f2e3d"),
+        (999_500_000, "1.00G-1f2e3d"),
+    ],
+)
+def test_names(macs, name):
+    assert network_name(Cost(macs=macs), "1f2e3d4c5b6a") == name
+
+
+def test_a_new_store_is_empty_and_an_old_one_goes_on(path):
+    with Store(path) as store:
+        assert (store.rows(), store.statuses(), store.state()) == ([], [], None)
+    for i in range(3):
+        with Store(path) as store:
+            store.append([result(i)], "x", bytes([i]))
+    with Store(path) as store:
+        assert [row.order for row in store.rows()] == [0, 1, 2]
+
+
+def test_a_candidate_twice_changes_nothing(path):
+    with Store(path) as store:
+        store.append([result(0)], "x", b"before")
+        with pytest.raises(ValueError, match=r"candidates\.sqlite.*digest"):
+            store.append([result(1), result(0)], "x", b"after")
+        assert [row.digest for row in store.rows()] == [GENOMES[0].digest]
+        assert store.state() == b"before"
+
+
+def test_candidates_and_state_come_together_or_not_at_all(path):
+    """An interrupt between any two statements of the transaction leaves what was before."""
+    seen = []
+    with Store(path) as store:
+        store.append([result(0)], "x", b"before")
+        store._database.set_trace_callback(seen.append)
+        store.append([result(1), result(2)], "x", b"between")
+        store._database.set_trace_callback(None)
+        assert len(seen) >= 5
+    for stop in range(len(seen)):
+        calls = []
+
+        def interrupt(calls=calls, stop=stop):
+            calls.append(None)
+            return len(calls) > stop  # true ends the statement that is under way
+
+        with Store(path) as store:
+            store._database.set_progress_handler(interrupt, 5)
+            try:
+                store.append([result(3 + stop)], "x", b"after")
+                arrived = True
+            except OSError as error:
+                assert "interrupted" in str(error)
+                arrived = False
+            store._database.set_progress_handler(None, 0)
+            assert (GENOMES[3 + stop].digest in {row.digest for row in store.rows()}) == arrived
+            assert store.state() == (b"after" if arrived else b"between")
+            assert not arrived, "no statement was interrupted"
+
+
+def test_readable_while_a_search_writes(path):
+    with Store(path) as writer, Store(path, readonly=True) as reader:
+        writer.append([result(0)], "x", b"")
+        assert len(reader.rows()) == 1
+        writer._database.execute("BEGIN IMMEDIATE")
+        writer._database.execute("DELETE FROM candidates")
+        assert len(reader.rows()) == 1  # what is not committed is not there
+        writer._database.execute("ROLLBACK")
+        writer.append([result(1)], "x", b"")
+        assert len(reader.rows()) == 2
+
+
+def test_a_reader_writes_nothing(path):
+    Store(path).close()
+    before = path.read_bytes()
+    with Store(path, readonly=True) as reader:
+        reader.rows()
+        with pytest.raises(OSError, match="readonly"):
+            reader.append([result(0)], "x", b"")
+    assert path.read_bytes() == before
+
+
+def test_a_copy_of_the_file_is_whole(path, tmp_path):
+    with Store(path) as store:
+        store.append([result(0), result(1)], "x", b"state")
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+        shutil.copy(path, tmp_path / "copy.sqlite")
+        with Store(tmp_path / "copy.sqlite") as copy:
+            assert copy.rows() == store.rows()
+            assert copy.state() == b"state"
+
+
+def test_a_full_disk(path):
+    with Store(path) as store:
+        store.append([result(0)], "x", b"small")
+        pages = store._database.execute("PRAGMA page_count").fetchone()[0]
+        store._database.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(OSError, match=r"candidates\.sqlite: database or disk is full"):
+            store.append([result(1)], "x", bytes(1_000_000))
+        assert len(store.rows()) == 1
+        assert store.state() == b"small"
+
+
+def other_database(path):
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE candidates (x)")
+
+
+def text(path):
+    path.write_text("not a database at all, but long enough to have a header" * 40)
+
+
+def newer(path):
+    Store(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 2")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (other_database, "is not a database of candidates"),
+        (text, "is not a database of candidates"),
+        (newer, "has format 2; this reads 1"),
+    ],
+)
+@pytest.mark.parametrize("readonly", [False, True])
+def test_files_that_are_not_ours(path, make, message, readonly):
+    make(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        Store(path, readonly=readonly)
+    assert path.read_bytes() == before
+
+
+def test_places_where_nothing_can_be(path, tmp_path):
+    with pytest.raises(ValueError, match="is not there"):
+        Store(path, readonly=True)
+    with pytest.raises(OSError, match="unable to open"):
+        Store(tmp_path / "no folder" / "candidates.sqlite")
+    with pytest.raises(OSError, match="unable to open"):
+        Store(tmp_path)
+
+
+def test_paths_with_odd_characters(tmp_path):
+    path = tmp_path / "100% done? #1 ü.sqlite"
+    with Store(path) as store:
+        store.append([replace(result(0), details={"top1": 0.5})], "x", b"")
+    assert path.is_file()
+    assert Store(path, readonly=True).rows()[0].top1 == 0.5

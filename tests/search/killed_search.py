@@ -1,0 +1,47 @@
+"""A search that kills its own process in its third transaction, before the commit."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+
+import conftest
+
+from results.store import Store
+from search.controllers import make_controller
+from search.loop import search
+from search.proposals import Proposals
+from search.runner import LocalRunner
+from space.budget import Budget
+from space.cost_table import CostTable
+from space.files import make_space
+
+
+def main(path: str) -> None:
+    space = make_space(conftest.WIDE)
+    proposals = Proposals(space, CostTable(space), Budget.parse("2GFLOPs"))
+    store = Store(path)
+    commits = []
+
+    def before(statement: str) -> None:
+        if statement == "COMMIT":
+            commits.append(statement)
+            if len(commits) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    store._database.set_trace_callback(before)
+    search(
+        make_controller("evolution", proposals, 1, population=10, tournament=4),
+        LocalRunner(conftest.Target(proposals)),
+        store,
+        evaluations=40,
+        batch=8,
+        budget=proposals.budget,
+        origin="evolution",
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
