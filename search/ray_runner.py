@@ -70,13 +70,13 @@ class RayRunner:
         try:
             # The list keeps Ray from fetching the tensors for each call: a worker does so once.
             self._tensors = [ray.put(packed)]
-            actor = ray.remote(_Worker).options(
+            worker: Any = ray.remote(_Worker).options(
                 num_cpus=1 if address is None else threads,
                 num_gpus=gpus,
                 max_restarts=-1,
                 max_task_retries=RETRIES,
             )
-            self._actors = [actor.remote(name, dict(settings), threads) for _ in range(workers)]
+            self._actors = [worker.remote(name, dict(settings), threads) for _ in range(workers)]
             self._starting = {actor.ready.remote(self._tensors): actor for actor in self._actors}
             self._free: list[Any] = []
             self._welcome(START_SECONDS)

@@ -7,9 +7,9 @@ Shapes: N images, C channels, L levels, E = expansion * C, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -87,6 +87,7 @@ class FocalModulationOperator(Part):
     (E / C), `layer_scale` (its start or None), `norm`, `activation`."""
 
     module = FocalModulationBlock
+    pools: ClassVar[Mapping[str, str]] = {"mlp": "mlp"}
 
     levels: int = choice(2, 3, 4)
     context: int = choice(3, 5, 7)

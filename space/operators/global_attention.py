@@ -12,9 +12,9 @@ Shapes: N images, C channels, E = expansion * C, H x W pixels; heads = max(1, C 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from space import cost
 from space.attention_layers import GlobalAttentionBlock, RelativePosition
@@ -44,6 +44,7 @@ class GlobalAttentionOperator(Part):
     `expansion` (E / C), `layer_scale` (its start or None), `norm`, `activation`."""
 
     module = GlobalAttentionBlock
+    pools: ClassVar[Mapping[str, str]] = {"mlp": "mlp"}
 
     head_dim: int = choice(*HEAD_DIMS, default=32)
     kv_reduction: int = choice(1, 2, 4, 8)

@@ -9,9 +9,9 @@ Shapes: N images, C channels, T = token_ratio * C, E = expansion * C, H x W pixe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,7 @@ class TokenMlpOperator(Part):
     `norm`, `activation`."""
 
     module = TokenMlpBlock
+    pools: ClassVar[Mapping[str, str]] = {"mlp": "mlp"}
 
     token_ratio: float = choice(0.25, 0.5, 1.0, 2.0, default=0.5)
     expansion: int = choice(*EXPANSIONS, default=4)

@@ -10,9 +10,9 @@ Shapes: N images, C channels, E = expansion * C, H x W pixels; heads = max(1, C 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from space import cost
 from space.attention_layers import WindowAttentionBlock
@@ -48,6 +48,7 @@ class WindowAttentionOperator(Part):
     `expansion` (E / C), `layer_scale` (its start or None), `norm`, `activation`."""
 
     module = WindowAttentionBlock
+    pools: ClassVar[Mapping[str, str]] = {"mlp": "mlp"}
 
     context: int = choice(4, 5, 7, 8, 10, 12, 14, 16, default=7)
     head_dim: int = choice(*HEAD_DIMS, default=32)

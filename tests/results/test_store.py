@@ -114,16 +114,11 @@ def test_candidates_and_state_come_together_or_not_at_all(path):
 
         with Store(path) as store:
             store._database.set_progress_handler(interrupt, 5)
-            try:
+            with pytest.raises(OSError, match="interrupted"):
                 store.append([result(3 + stop)], "x", b"after")
-                arrived = True
-            except OSError as error:
-                assert "interrupted" in str(error)
-                arrived = False
             store._database.set_progress_handler(None, 0)
-            assert (GENOMES[3 + stop].digest in {row.digest for row in store.rows()}) == arrived
-            assert store.state() == (b"after" if arrived else b"between")
-            assert not arrived, "no statement was interrupted"
+            assert len(store.rows()) == 3
+            assert store.state() == b"between"
 
 
 def test_readable_while_a_search_writes(path):

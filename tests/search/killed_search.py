@@ -1,11 +1,11 @@
-"""A search that kills its own process in its third transaction, before the commit."""
+"""A search that kills its own process in its third transaction, before the commit.
+
+Python's path must have this folder and the root of the project.
+"""
 
 import os
 import signal
 import sys
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 import conftest
 

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -145,8 +146,13 @@ def test_a_stop_between_learning_and_writing(wide, target, steady):
 
 def test_a_killed_search_goes_on_as_if_nothing_had_happened(wide, target, steady, tmp_path):
     path = tmp_path / "c.sqlite"
-    script = Path(__file__).with_name("killed_search.py")
-    killed = subprocess.run([sys.executable, script, path], capture_output=True, check=False)
+    here = Path(__file__).parent
+    killed = subprocess.run(
+        [sys.executable, here / "killed_search.py", path],
+        env={**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"},
+        capture_output=True,
+        check=False,
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     with Store(path) as store:
         assert len(store.rows()) == 16

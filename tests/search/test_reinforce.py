@@ -90,6 +90,24 @@ def test_a_variable_that_does_not_matter_has_no_part(policy, space, every_row):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+def test_probability_by_the_definition(policy, space, every_row):
+    """One row at a time, one step for each variable that matters and none for the others."""
+    sizes = [int(size) for size in space.cardinalities]
+    with torch.no_grad():
+        found = policy(torch.from_numpy(every_row))[0]
+        for row, active, log_probability in zip(
+            every_row, space.active(every_row), found, strict=True
+        ):
+            state, inputs, expected = None, policy.embedding.weight[-1], 0.0
+            for v in np.flatnonzero(active):
+                state = policy.cell(inputs, state)
+                start = sum(sizes[:v])
+                logits = policy.logits(state[0])[start : start + sizes[v]]
+                expected += (2.5 * torch.tanh(logits / 5)).softmax(0)[row[v]].log()
+                inputs = policy.embedding.weight[start + row[v]]
+            assert log_probability.item() == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_logits_are_bounded(space):
     """2.5 tanh: of two choices one is at most e^5 times as likely as the other."""
     policy = Policy(space, 8, torch.Generator().manual_seed(0))
@@ -141,19 +159,24 @@ def test_equal_rewards_are_no_trouble(wide):
     assert controller._advantages([0.5, 0.5]) == [0, 0]
 
 
-def test_nothing_global_is_touched(wide, target):
-    """Neither the global generators nor the number of threads; nor does that number matter."""
-    threads, states = torch.get_num_threads(), []
+def test_nothing_global_is_touched(wide, target, monkeypatch):
+    """Neither the global generators nor the number of threads, which is 1 meanwhile."""
+    threads, seen, unroll = torch.get_num_threads(), [], Policy._unroll
+
+    def watched(*args):
+        seen.append(torch.get_num_threads())
+        return unroll(*args)
+
+    monkeypatch.setattr(Policy, "_unroll", watched)
     before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
     try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            controller = Reinforce(wide, 7, hidden=16, pool=64)
-            controller.tell(target(wide).results(controller.ask(8)))
-            states.append([genome.digest for genome in controller.ask(8)])
-            assert torch.get_num_threads() == count
+        torch.set_num_threads(2)
+        controller = Reinforce(wide, 7, hidden=16, pool=64)
+        controller.tell(target(wide).results(controller.ask(8)))
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
-    assert states[0] == states[1]
+    assert set(seen) == {1}
+    assert len(seen) >= 2
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1] == np.random.get_state()[1].tolist()
