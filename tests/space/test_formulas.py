@@ -278,15 +278,17 @@ def test_focal_modulation(built, genes):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("kernel", [2, 3])
-def test_strided_convolution(built, stride, norm_first, kernel):
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_strided_convolution(built, stride, norm_first, kernel, shortcut):
     site = Site(6, 8, 5, 6, stride)
-    genes = {"kernel": kernel, "norm_first": norm_first}
+    genes = {"kernel": kernel, "norm_first": norm_first, "shortcut": shortcut}
     _, module, p, x = built("downsampling", site, kind="strided_convolution", **genes)
     y = norm(x, p.at("norm.")) if norm_first else x
     seen = patches(y, kernel, stride, (kernel - 1) // 2)
     y = torch.einsum("nchwab,dcab->ndhw", seen, p["convolution.weight"])
     y = y + p["convolution.bias"][:, None, None]
-    same(module, x, y if norm_first else norm(y, p.at("norm.")))
+    y = y if norm_first else norm(y, p.at("norm."))
+    same(module, x, y + pooled_shortcut(x, p.at("shortcut."), stride) if shortcut else y)
 
 
 @pytest.mark.parametrize(
