@@ -202,7 +202,8 @@ def load_plugins(paths: Sequence[str]) -> None:
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None and spec.loader is not None, path
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
@@ -473,18 +474,26 @@ def show_plan(
     ]
     costs = table("Networks of the space", ["", "MACs", "parameters"], rows)
     chosen = [[k, str(v)] for k, v in plan["settings"].items() if k != "space_definition"]
+    size = f"{space['networks']:.2e} networks in {space['variables']} variables"
+    inside = (
+        f"{describe_budget(job.budget)}. Of uniformly drawn networks {reachable.share:.1%} lie "
+        f"within it, {reachable.share_at_budget:.2%} use 95% of it or more. It can be met."
+    )
+    supernet = (
+        f"{quantity(plan['supernet']['parameters'])} parameters at width {settings.proxy_width:g} "
+        f"and {settings.proxy_resolution} pixels"
+    )
+    time_needed = (
+        f"about {duration(seconds['training_seconds'])} for {settings.steps} training steps, "
+        f"{duration(seconds['scoring_seconds'])} to score {settings.evaluations} candidates on "
+        "360 images each"
+    )
     return [
-        f"Space {space['name']!r}: {space['networks']:.2e} networks in {space['variables']} "
-        "variables",
+        f"Space {space['name']!r}: {size}",
         costs,
-        f"Budget {settings.budget}: {describe_budget(job.budget)}. Of uniformly drawn networks "
-        f"{reachable.share:.1%} lie within it, {reachable.share_at_budget:.2%} use 95% of it or "
-        "more. It can be met.",
-        f"Supernet: {quantity(plan['supernet']['parameters'])} parameters at width "
-        f"{settings.proxy_width:g} and {settings.proxy_resolution} pixels.",
-        f"Time on this machine, measured now: about {duration(seconds['training_seconds'])} for "
-        f"{settings.steps} training steps, {duration(seconds['scoring_seconds'])} to score "
-        f"{settings.evaluations} candidates on 360 images each.",
+        f"Budget {settings.budget}: {inside}",
+        f"Supernet: {supernet}.",
+        f"Time on this machine, measured now: {time_needed}.",
         f"Run folder: {folder.path}",
         table("Settings", ["setting", "value"], chosen),
     ]

@@ -114,7 +114,10 @@ class RayRunner:
             while len(outcomes) < len(genomes):
                 while waiting and self._free:
                     actor, i = self._free.pop(), waiting.popleft()
-                    busy[actor.evaluate.remote(genomes[i], self._tensors)] = actor, i
+                    genome = genomes[
+                        i
+                    ].to_json()  # names, which a worker looks up once it knows all parts
+                    busy[actor.evaluate.remote(genome, self._tensors)] = actor, i
                 if not busy and not self._starting:
                     raise RuntimeError("all workers are gone")
                 done, _ = ray.wait([*busy, *self._starting])
@@ -162,8 +165,9 @@ class _Worker:
             return one_line(error)
         return None
 
-    def evaluate(self, genome: Genome, tensors: list[Any]) -> Outcome:
-        return timed(self._made(tensors), genome)
+    def evaluate(self, genome: dict[str, Any], tensors: list[Any]) -> Outcome:
+        evaluator = self._made(tensors)
+        return timed(evaluator, Genome.from_json(genome))
 
     def _made(self, tensors: list[Any]) -> Evaluator:
         if self._evaluator is None:

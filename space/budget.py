@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from space.cost import Cost
 
 _PREFIXES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
-_UNITS = {"flops": "macs", "flop": "macs", "macs": "macs", "mac": "macs"} | {
-    "params": "params",
-    "param": "params",
-    "parameters": "params",
-}
-_LIMIT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgbt]?)([a-z]+)\s*", re.I)
+_LIMIT = re.compile(
+    r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgbt]??)(flops?|macs?|param(?:eter)?s?)\s*",
+    re.IGNORECASE,
+)
 EXAMPLES = "4GFLOPs, 600MFLOPs, 4GMACs, 25Mparams, or several joined by commas"
 
 
@@ -39,14 +37,12 @@ class Budget:
         for piece in text.split(","):
             match = _LIMIT.fullmatch(piece)
             if match is None:
-                raise ValueError(f"budget {piece.strip()!r} cannot be read; write {EXAMPLES}")
-            number, prefix, unit = match.groups()
-            if unit.lower() not in _UNITS:
                 raise ValueError(
-                    f"budget {piece.strip()!r} has the unknown unit {prefix + unit!r}; "
-                    f"write {EXAMPLES}"
+                    f"budget {piece.strip()!r} cannot be read: it takes a number and one of the "
+                    f"units FLOPs, MACs and params, such as {EXAMPLES}"
                 )
-            kind = _UNITS[unit.lower()]
+            number, prefix, unit = match.groups()
+            kind = "params" if unit.lower().startswith("param") else "macs"
             if kind in limits:
                 raise ValueError(f"budget {text!r} limits {kind} twice")
             value = float(number) * _PREFIXES[prefix.lower()]
