@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import hashlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import sys
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from evaluator.data import ImageData, data_classes, load_data
@@ -56,6 +59,12 @@ from supernet.network import Supernet
 from supernet.training import Batches, Trainer, TrainingSettings, normalise
 
 BAD_INPUT, INTERRUPTED = 2, 130
+# What the world does to files, and no fault of the program.
+_OUTSIDE = frozenset(
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EFBIG EIO EACCES EPERM EROFS ENOENT ENOTDIR EISDIR EEXIST "
+    "ENAMETOOLONG".split()
+)
 CALIBRATION_IMAGES = 512  # training images for the running statistics of networks with BatchNorm
 SCORE_MEANING = (
     "mean probability of the true class on the validation images, with the supernet's shared "
@@ -80,11 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         console.error(str(error))
         return BAD_INPUT
+    except SafetensorError as error:  # a checkpoint that cannot be written, on a full disk mostly
+        console.error(f"{error}{_how_to_go_on(options)}")
+        return BAD_INPUT
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno is not None and error.errno not in _OUTSIDE:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        console.error(f"{error.strerror}{where}{_how_to_go_on(options)}")
+        console.error(f"{error.strerror or error}{where}{_how_to_go_on(options)}")
         return BAD_INPUT
 
 
@@ -129,6 +141,7 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--steps", type=int, help="training steps of the supernet")
     how.add_argument("--train-batch", type=int, help="images in a training step")
     how.add_argument("--learning-rate", type=float)
+    how.add_argument("--shift", type=float, help="move training images by up to this share")
     how.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None)
     where = parser.add_argument_group("where to run")
     where.add_argument("--device", help="cpu, cuda or cuda:N (default: what is there)")
@@ -174,6 +187,7 @@ def resolve(options: argparse.Namespace) -> Settings:
     load_plugins(values.get("plugins", ()))
     if not values.get("space_definition"):
         values["space_definition"] = read_definition(values.get("space", "unified"))
+    make_space(values["space_definition"])  # says what is wrong with it
     values.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     values.setdefault("workers", 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -182,7 +196,9 @@ def resolve(options: argparse.Namespace) -> Settings:
     values.setdefault("proxy_width", proxy.get("width", 1.0))
     if "proxy_resolution" not in values and "resolution" in proxy:
         values["proxy_resolution"] = proxy["resolution"]
-    values.setdefault("flip", values.get("data", "digits") != "digits")
+    photographs = values.get("data", "digits") != "digits"
+    values.setdefault("flip", photographs)
+    values.setdefault("shift", 0.125 if photographs else 0.0)
     settings = Settings(**values)
     if settings.classes is None:
         # The bundled digits only stand in for data of one's own: the networks are made for 1000.
@@ -196,9 +212,10 @@ def load_plugins(paths: Sequence[str]) -> None:
     """Imports files that register parts. They are code, and are run: load only your own."""
     for path in paths:
         file = Path(path)
-        if not file.is_file():
-            raise ValueError(f"plugin {path!r} is not a file")
-        name = f"chimera_plugin_{file.stem}"
+        if not file.is_file() or file.suffix != ".py":
+            raise ValueError(f"plugin {path!r} is not a Python file (.py)")
+        place = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
+        name = f"chimera_plugin_{file.stem}_{place}"
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, file)
@@ -208,7 +225,7 @@ def load_plugins(paths: Sequence[str]) -> None:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise ValueError(f"plugin {path!r} fails: {type(error).__name__}: {error}") from error
 
@@ -271,6 +288,10 @@ class Job:
             definition["resolution"] = [settings.resolution]
         definition["classes"] = settings.classes
         self.space = make_space(definition)
+        if self.space.in_channels != 3:
+            raise ValueError(
+                f"in_channels is {self.space.in_channels}, but must be 3: images are read as RGB"
+            )
         self.table = CostTable(self.space)
         self.proposals = Proposals(self.space, self.table, self.budget)
         if settings.controller not in CONTROLLERS:
@@ -304,6 +325,7 @@ class Job:
             steps=settings.steps,
             batch=settings.train_batch,
             learning_rate=settings.learning_rate,
+            shift=settings.shift,
             flip=settings.flip,
         )
 
@@ -342,6 +364,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     else:
         settings = resolve(options)
         folder = RunFolder(options.runs / (options.name or default_name(settings)))
+        check_place(folder, options.name)
         if folder.path.exists() and not options.dry_run:
             raise ValueError(_exists(folder))
     job = Job(settings)
@@ -373,6 +396,23 @@ def run(options: argparse.Namespace, console: Console) -> int:
     train(folder, trainer, data, console)
     find(folder, job, trainer, data, console)
     return finish(folder, job, trainer, reachable, console)
+
+
+def check_place(folder: RunFolder, name: str | None) -> None:
+    """ValueError where a run's folder cannot be made."""
+    if name is not None and (name in ("", ".", "..") or Path(name).name != name):
+        raise ValueError(f"name is {name!r}, but must be the name of a folder, without a path")
+    place = _existing(folder.path.parent)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"no run folder can be made under {str(place)!r}; choose another --runs")
+
+
+def _existing(path: Path) -> Path:
+    """The nearest place above `path`, or itself, that there is."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
 
 
 def _exists(folder: RunFolder) -> str:
@@ -515,9 +555,7 @@ def check_disk(folder: RunFolder, supernet: Supernet) -> None:
     """ValueError where the disk cannot hold what the run is going to write."""
     numbers = sum(weight.numel() for weight in supernet.weights.values())
     needed = 2 * 12 * numbers + 64 * 2**20  # two checkpoints while one replaces the other
-    place = folder.path.absolute()
-    while not place.exists():
-        place = place.parent
+    place = _existing(folder.path)
     free = shutil.disk_usage(place).free
     if free < needed:
         raise ValueError(
@@ -536,10 +574,16 @@ def train(folder: RunFolder, trainer: Trainer, data: ImageData, console: Console
     steps = trainer.settings.steps
     if trainer.step < steps:
         with console.progress("training the supernet", steps, trainer.step) as meter:
-            trainer.run(
-                folder.checkpoint,
-                progress=lambda done, _, loss: meter.update(done, f"loss {loss:.3f}"),
-            )
+
+            def note(done: int, _: int, loss: float) -> None:
+                if not math.isfinite(loss):
+                    raise ValueError(
+                        f"training diverged: after step {done} the loss is {loss}; begin another "
+                        f"run with a learning_rate below {trainer.settings.learning_rate:g}"
+                    )
+                meter.update(done, f"loss {loss:.3f}")
+
+            trainer.run(folder.checkpoint, progress=note)
     if not folder.supernet_facts.exists():
         accuracies = supernet_accuracies(trainer, data)
         write_text(folder.supernet_facts, json.dumps(accuracies, indent=2) + "\n")

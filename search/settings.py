@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -29,9 +30,10 @@ class Settings:
     batch: int = 16  # candidates asked for at a time, whatever the number of workers
     proxy_width: float = 0.125
     proxy_resolution: int = 32
-    steps: int = 150
-    train_batch: int = 64
-    learning_rate: float = 4e-3
+    steps: int = 400
+    train_batch: int = 32
+    learning_rate: float = 6e-3
+    shift: float = 0.0  # training images move by up to this share of their side
     flip: bool = False  # mirror training images; off for digits
     seed: int = 0
     device: str = "cpu"
@@ -53,8 +55,15 @@ class Settings:
             raise ValueError(f"flops_per_mac is {self.flops_per_mac!r}, but must be 1 or 2")
         if not 0 < self.proxy_width <= 1:
             raise ValueError(f"proxy_width is {self.proxy_width!r}, but must be above 0, at most 1")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate!r}, but must be above 0")
+        if not 0 <= self.shift < 1:
+            raise ValueError(f"shift is {self.shift!r}, but must be at least 0 and below 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate!r}, but must be above 0 and finite"
+            )
+        for path in self.plugins:
+            if not isinstance(path, str):
+                raise ValueError(f"plugins holds {path!r}, but must hold paths of files")
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for YAML, with the format's number."""
@@ -68,7 +77,7 @@ class Settings:
         if data.get("format", FORMAT) != FORMAT:
             raise ValueError(f"config format {data['format']!r} is unknown; this reads {FORMAT}")
         known = {setting.name for setting in fields(cls)}
-        unknown = sorted(set(data) - known - {"format"})
+        unknown = sorted(set(data) - known - {"format"}, key=str)
         if unknown:
             raise ValueError(
                 f"unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}"
@@ -106,6 +115,7 @@ _SPECIAL: dict[str, tuple[type, ...]] = {
     "plugins": (list, tuple),
     "proxy_width": (float, int),
     "learning_rate": (float, int),
+    "shift": (float, int),
 }
 _TYPES: dict[str, tuple[type, ...]] = {
     setting.name: _SPECIAL.get(

@@ -6,6 +6,7 @@ the same budget.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -48,8 +49,10 @@ class Budget:
             value = float(number) * _PREFIXES[prefix.lower()]
             if unit.lower().startswith("flop"):
                 value /= flops_per_mac
-            if value < 1:
-                raise ValueError(f"budget {piece.strip()!r} must be above zero; write {EXAMPLES}")
+            if not 1 <= value < math.inf:
+                raise ValueError(
+                    f"budget {piece.strip()!r} must be above zero and finite; write {EXAMPLES}"
+                )
             limits[kind] = round(value)
         return cls(**limits, text=text.strip())
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
-from space.genes import describe_allowed, gene_choices, lookup
+from space.genes import Site, describe_allowed, gene_choices, lookup
 from space.search_space import Space, SpaceBuilder
 
 FOLDER = Path(__file__).with_name("spaces")
@@ -90,6 +91,7 @@ def make_space(definition: Mapping[str, Any]) -> Space:
         proxy_width=proxy.get("width", 1.0),
         proxy_resolution=proxy.get("resolution"),
     )
+    _check_doors(space)
     stride = space.total_stride
     for side in [
         *definition["resolution"],
@@ -100,10 +102,43 @@ def make_space(definition: Mapping[str, Any]) -> Space:
     return space
 
 
+def _check_doors(space: Space) -> None:
+    """ValueError where the first blocks of a stage without a DSM cannot do what one does."""
+    widths = {
+        space.stem.make(kind, dict(zip(genes, values, strict=True))).channels  # type: ignore[attr-defined]
+        for kind, genes in space.stem.genes.items()
+        for values in product(*(gene.choices for gene in genes.values()))
+    }
+    for i, stage in enumerate(space.stages):
+        if stage.downsample is None and stage.stride != 1:
+            raise ValueError(
+                f"stages.{i}: stride is {stage.stride}, but must be 1 without a downsampling module"
+            )
+        if stage.downsample is None:
+            for kind, genes in stage.blocks[0].genes.items():
+                part = kind(**{name: gene.choices[0] for name, gene in genes.items()})
+                for width, out in product(sorted(widths), stage.channels.choices):
+                    try:
+                        part.arguments(Site(width, out, 1, 1))
+                    except ValueError as error:
+                        raise ValueError(
+                            f"stages.{i} has no downsampling module: {error}"
+                        ) from None
+        widths = set(stage.channels.choices)
+
+
+# To JSON Schema 8.0 is an integer; to a layer it is not.
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
+
+
 def _check_schema(definition: Mapping[str, Any]) -> None:
     schema = json.loads((FOLDER / "schema.json").read_text(encoding="utf-8"))
-    validator = jsonschema.Draft202012Validator(schema)
-    error = jsonschema.exceptions.best_match(validator.iter_errors(definition))
+    error = jsonschema.exceptions.best_match(_Validator(schema).iter_errors(definition))
     if error is not None:
         where = ".".join(str(step) for step in error.absolute_path) or "the space"
         raise ValueError(f"{where}: {error.message}")

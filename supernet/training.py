@@ -35,14 +35,14 @@ from supernet.network import Supernet
 class TrainingSettings:
     """How a supernet is trained."""
 
-    steps: int = 200
-    batch: int = 64
+    steps: int = 400
+    batch: int = 32
     random: int = 2  # networks per step beside the largest and the smallest
-    learning_rate: float = 2e-3  # at the peak; linear warm-up, then cosine to zero
+    learning_rate: float = 6e-3  # at the peak; linear warm-up, then cosine to zero
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.05
     clip: float = 1.0  # largest norm of the summed gradient
-    shift: float = 0.125  # images move by up to this share of their side
+    shift: float = 0.0  # images move by up to this share of their side
     flip: bool = True  # mirror half of the images
 
 

@@ -44,7 +44,7 @@ class GlobalAttentionOperator(Part):
     `expansion` (E / C), `layer_scale` (its start or None), `norm`, `activation`."""
 
     module = GlobalAttentionBlock
-    pools: ClassVar[Mapping[str, str]] = {"mlp": "mlp"}
+    pools: ClassVar[Mapping[str, str]] = {"attention": "attention", "mlp": "mlp"}
 
     head_dim: int = choice(*HEAD_DIMS, default=32)
     kv_reduction: int = choice(1, 2, 4, 8)

@@ -48,7 +48,7 @@ class WindowAttentionOperator(Part):
     `expansion` (E / C), `layer_scale` (its start or None), `norm`, `activation`."""
 
     module = WindowAttentionBlock
-    pools: ClassVar[Mapping[str, str]] = {"mlp": "mlp"}
+    pools: ClassVar[Mapping[str, str]] = {"attention": "attention", "mlp": "mlp"}
 
     context: int = choice(4, 5, 7, 8, 10, 12, 14, 16, default=7)
     head_dim: int = choice(*HEAD_DIMS, default=32)
