@@ -61,9 +61,11 @@ from supernet.training import Batches, Trainer, TrainingSettings, normalise
 BAD_INPUT, INTERRUPTED = 2, 130
 # What the world does to files, and no fault of the program.
 _OUTSIDE = frozenset(
-    getattr(errno, name)
-    for name in "ENOSPC EDQUOT EFBIG EIO EACCES EPERM EROFS ENOENT ENOTDIR EISDIR EEXIST "
-    "ENAMETOOLONG".split()
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+        *(errno.EACCES, errno.EPERM, errno.EROFS),
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    )
 )
 CALIBRATION_IMAGES = 512  # training images for the running statistics of networks with BatchNorm
 SCORE_MEANING = (
