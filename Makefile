@@ -4,7 +4,7 @@ PYTHON ?= python3
 BUDGET ?= 4GFLOPs
 RUN := .venv/bin/python
 
-.PHONY: search test test-slow check clean
+.PHONY: search test test-slow check bench-gpu clean
 
 search: .venv/run
 	$(RUN) run_search.py --budget $(BUDGET)
@@ -36,3 +36,9 @@ clean:
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test,export,dev]'
 	@touch $@ .venv/run
+
+# Everything that waits for a GPU, correctness first. It installs nothing: PYTHON must have torch,
+# numpy, PyYAML, safetensors and scikit-learn.
+bench-gpu:
+	$(PYTHON) -m benchmarks.gpu_check --json \
+	  "benchmarks/results/gpu_check-$$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1 | tr ' ' '-').json"

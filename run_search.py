@@ -67,6 +67,7 @@ _OUTSIDE = frozenset(
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
     )
 )
+LONGEST_NAME = 200  # of a run, bytes; file systems allow 255, and partial files need some
 CALIBRATION_IMAGES = 512  # training images for the running statistics of networks with BatchNorm
 SCORE_MEANING = (
     "mean probability of the true class on the validation images, with the supernet's shared "
@@ -200,7 +201,7 @@ def resolve(options: argparse.Namespace) -> Settings:
         values["proxy_resolution"] = proxy["resolution"]
     photographs = values.get("data", "digits") != "digits"
     values.setdefault("flip", photographs)
-    values.setdefault("shift", 0.125 if photographs else 0.0)
+    values.setdefault("shift", 0.125 if photographs else 0.04)
     settings = Settings(**values)
     if settings.classes is None:
         # The bundled digits only stand in for data of one's own: the networks are made for 1000.
@@ -394,6 +395,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         folder.create(settings.to_plain(), facts)
     elif json.loads(folder.environment.read_text(encoding="utf-8"))["data"] != data.digest:
         raise ValueError(f"the images of {settings.data!r} are not those that the run began with")
+    else:
+        folder.sweep()
     console.say(f"run folder: {folder.path}")
     train(folder, trainer, data, console)
     find(folder, job, trainer, data, console)
@@ -404,6 +407,12 @@ def check_place(folder: RunFolder, name: str | None) -> None:
     """ValueError where a run's folder cannot be made."""
     if name is not None and (name in ("", ".", "..") or Path(name).name != name):
         raise ValueError(f"name is {name!r}, but must be the name of a folder, without a path")
+    length = len(os.fsencode(folder.path.name))
+    if length > LONGEST_NAME:
+        raise ValueError(
+            f"the name of the run's folder has {length} bytes, but must have at most "
+            f"{LONGEST_NAME}; choose a shorter --name"
+        )
     place = _existing(folder.path.parent)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"no run folder can be made under {str(place)!r}; choose another --runs")
@@ -587,6 +596,8 @@ def train(folder: RunFolder, trainer: Trainer, data: ImageData, console: Console
 
             trainer.run(folder.checkpoint, progress=note)
     if not folder.supernet_facts.exists():
+        count = len(data.validation) + len(data.test or ())
+        console.say(f"measuring the trained supernet on {count} images")
         accuracies = supernet_accuracies(trainer, data)
         write_text(folder.supernet_facts, json.dumps(accuracies, indent=2) + "\n")
     accuracies = json.loads(folder.supernet_facts.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,16 @@ class RunFolder:
         made.write_config(config)
         write_text(made.environment, json.dumps(environment, indent=2) + "\n")
         os.replace(fresh, self.path)
+
+    def sweep(self) -> None:
+        """Removes what a process that was killed had begun to write: all such names start with
+        a dot, or end in `.partial`."""
+        for place in (self.path, self.state, self.architectures):
+            for left in [*place.glob(".*"), *place.glob("*.partial")]:
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)

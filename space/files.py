@@ -8,11 +8,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
 from space.genes import Site, describe_allowed, gene_choices, lookup
 from space.search_space import Space, SpaceBuilder
+
+try:
+    import jsonschema
+except ModuleNotFoundError:  # a bare machine that only measures, with the shipped spaces
+    jsonschema = None
 
 FOLDER = Path(__file__).with_name("spaces")
 
@@ -137,6 +141,8 @@ _Validator = jsonschema.validators.extend(
 
 
 def _check_schema(definition: Mapping[str, Any]) -> None:
+    if jsonschema is None:
+        return
     schema = json.loads((FOLDER / "schema.json").read_text(encoding="utf-8"))
     error = jsonschema.exceptions.best_match(_Validator(schema).iter_errors(definition))
     if error is not None:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import csv
 import io
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 import yaml
 
 import run_search
+from space import genes
 
 # 6,480 networks of 0.2M to 3.8M MACs; three operators of different kinds in one place.
 TINY: dict[str, Any] = {
@@ -190,3 +192,58 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+OPERATOR = '''\
+"""Two 1x1 convolutions around a 3x3 average, plus the input."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from space import cost
+from space.genes import Part, choice, operator
+from space.layers import Pointwise
+
+
+class AverageBlock(nn.Module):
+    """(N, C, H, W) to the same."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.expand = Pointwise(channels, hidden)
+        self.average = nn.AvgPool2d(3, 1, 1)
+        self.project = Pointwise(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(self.average(self.expand(x)))
+
+
+@operator("average")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Average(Part):
+    """Gene: `expansion`."""
+
+    module = AverageBlock
+
+    expansion: int = choice(1, 2, 3)
+
+    def arguments(self, site):
+        return {"channels": site.channels, "hidden": self.expansion * site.channels}
+
+    def cost(self, site):
+        hidden = self.expansion * site.channels
+        total = cost.linear(site.pixels, site.channels, hidden)
+        return total + cost.linear(site.pixels, hidden, site.channels)
+'''
+
+
+@pytest.fixture
+def own_operator(tmp_path: Path) -> Iterator[Path]:
+    """A plugin with an operator `average`, forgotten again after the test."""
+    path = tmp_path / "average.py"
+    path.write_text(OPERATOR)
+    yield path
+    genes._REGISTRY["operator"].pop("average", None)
+    for name in [name for name in sys.modules if name.startswith("chimera_plugin_average")]:
+        del sys.modules[name]

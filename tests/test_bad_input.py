@@ -95,7 +95,7 @@ OPTIONS = {
     "no plugin": ({"plugin": "/no/such.py"}, ["'/no/such.py'", ".py"]),
     "name with a path": ({"name": "a/b"}, ["'a/b'", "name of a folder"]),
     "name above": ({"name": ".."}, ["'..'", "name of a folder"]),
-    "long name": ({"name": "x" * 300}, ["name too long"]),
+    "long name": ({"name": "x" * 300}, ["300 bytes", "at most 200"]),
 }
 
 

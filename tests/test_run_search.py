@@ -181,10 +181,16 @@ def test_the_command_line_stands_over_the_config(shared_runs, tiny_run, command)
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(runs):
     before = runs(name="done")
     front, database = before.front, (before.folder / "candidates.sqlite").read_bytes()
+    written = files(before.folder)
+    for left in ("state/.tmpA1", "state/supernet.partial", ".front.csv.partial"):
+        (before.folder / left).write_text("of a process that was killed")
+    (before.folder / "architectures" / ".1M-abc.1234").mkdir()
     after = runs.resume(before.folder)
     assert after.code == 0, after.err
     assert after.front == front
     assert (after.folder / "candidates.sqlite").read_bytes() == database
+    assert files(after.folder) == written
+    assert not (after.folder / "architectures" / ".1M-abc.1234").exists()
 
 
 @pytest.mark.parametrize("controller", ["random", "reinforce"])
@@ -338,65 +344,12 @@ def test_no_weights_for_networks_of_another_size(tiny_run):
 
 # ---- parts of one's own
 
-OPERATOR = '''
-"""Two 1x1 convolutions around a 3x3 average, plus the input."""
 
-from dataclasses import dataclass
-
-from torch import Tensor, nn
-
-from space import cost
-from space.genes import Part, choice, operator
-from space.layers import Pointwise
-
-
-class AverageBlock(nn.Module):
-    """(N, C, H, W) to the same."""
-
-    def __init__(self, channels: int, hidden: int):
-        super().__init__()
-        self.expand = Pointwise(channels, hidden)
-        self.average = nn.AvgPool2d(3, 1, 1)
-        self.project = Pointwise(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(self.average(self.expand(x)))
-
-
-@operator("average")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Average(Part):
-    """Gene: `expansion`."""
-
-    module = AverageBlock
-
-    expansion: int = choice(1, 2, 3)
-
-    def arguments(self, site):
-        return {"channels": site.channels, "hidden": self.expansion * site.channels}
-
-    def cost(self, site):
-        hidden = self.expansion * site.channels
-        total = cost.linear(site.pixels, site.channels, hidden)
-        return total + cost.linear(site.pixels, hidden, site.channels)
-'''
-
-
-@pytest.fixture
-def plugin(tmp_path):
-    path = tmp_path / "average.py"
-    path.write_text(OPERATOR)
-    yield path
-    genes._REGISTRY["operator"].pop("average", None)
-    for name in [name for name in sys.modules if name.startswith("chimera_plugin_average")]:
-        del sys.modules[name]
-
-
-def test_an_operator_of_ones_own(runs, tiny_space, plugin):
+def test_an_operator_of_ones_own(runs, tiny_space, own_operator):
     space = tiny_space(name="own")
     for stage in space["stages"]:
         stage["operators"] = {"average": {"expansion": [1, 2, 3]}}
-    ended = runs(space=space, plugin=plugin, budget="500kFLOPs", json=True)
+    ended = runs(space=space, plugin=own_operator, budget="500kFLOPs", json=True)
     assert ended.code == 0, ended.err
     result = json.loads(ended.out)
     assert result["failed"] == 0
@@ -405,19 +358,19 @@ def test_an_operator_of_ones_own(runs, tiny_space, plugin):
         assert "AverageBlock" in vars(module)
         with torch.no_grad():
             assert module.model().eval()(torch.randn(1, 3, 32, 32)).shape == (1, 1000)
-    assert config_of(ended.folder)["plugins"] == [str(plugin)]
+    assert config_of(ended.folder)["plugins"] == [str(own_operator)]
     front = ended.front
     assert runs.resume(ended.folder).front == front
 
 
-def test_two_plugins_of_one_name(command, plugin, tmp_path):
+def test_two_plugins_of_one_name(own_operator, tmp_path):
     """In different folders they are different files."""
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "average.py"
-    renamed = OPERATOR.replace('"average"', '"average2"').replace("class Average(", "class Other(")
-    other.write_text(renamed)
+    text = own_operator.read_text().replace('"average"', '"average2"')
+    other.write_text(text.replace("class Average(", "class Other("))
     try:
-        run_search.load_plugins([str(plugin), str(other)])
+        run_search.load_plugins([str(own_operator), str(other)])
         assert {"average", "average2"} <= set(genes.registered("operator"))
     finally:
         genes._REGISTRY["operator"].pop("average2", None)

@@ -1,0 +1,115 @@
+"""Runs that are killed, for real and at any moment, and go on as if they had not been."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {"steps": 60, "evaluations": 120, "batch": 8}  # a second of each, on one core
+
+
+class Process:
+    """The command line in a process of its own; what it says goes to a file."""
+
+    def __init__(self, log, *arguments):
+        self.log = log
+        command = [sys.executable, str(ROOT / "run_search.py"), *map(str, arguments)]
+        with log.open("w") as file:
+            self.popen = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+
+    @property
+    def said(self):
+        return self.log.read_text()
+
+    def wait_for(self, ready, seconds=120):
+        """Waits until `ready()`; the process must not end before."""
+        end = time.monotonic() + seconds
+        while not ready():
+            assert self.popen.poll() is None, self.said
+            assert time.monotonic() < end, self.said
+            time.sleep(0.005)
+
+    def end(self, seconds=120):
+        """The exit code."""
+        return self.popen.wait(seconds)
+
+
+def at_work(process):
+    """Whether it has done with starting: importing PyTorch takes seconds that vary."""
+    return "run folder" in process.said
+
+
+class Whole:
+    """A run that nobody stopped, and how long its work took."""
+
+    def __init__(self, runs):
+        self.folder = runs.runs / "whole"
+        process = Process(runs.home / "whole.log", *runs.arguments(name="whole", **SETTINGS))
+        process.wait_for(lambda: at_work(process))
+        begun = time.monotonic()
+        assert process.end() == 0, process.said
+        self.seconds = time.monotonic() - begun
+        self.front = (self.folder / "front.csv").read_bytes()
+
+    def names(self, folder=None):
+        """Every file and folder of a run."""
+        folder = folder or self.folder
+        return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def whole(shared_runs):
+    return Whole(shared_runs)
+
+
+def survive(runs, whole, moments):
+    """Kills a run at each of `moments` (shares of the time that its work takes), lets the last
+    process end, and compares; how often it was killed."""
+    folder, log, kills = runs.runs / "run", runs.home / "run.log", 0
+    for moment in moments:
+        words = ["--resume", folder] if folder.exists() else runs.arguments(**SETTINGS)
+        process = Process(log, *words)
+        process.wait_for(lambda p=process: at_work(p))
+        try:
+            process.end(moment * whole.seconds)
+        except subprocess.TimeoutExpired:
+            process.popen.kill()
+        kills += process.end() == -signal.SIGKILL
+    process = Process(log, "--resume", folder)
+    assert process.end() == 0, process.said
+    assert (folder / "front.csv").read_bytes() == whole.front
+    assert whole.names(folder) == whole.names()
+    return kills
+
+
+def test_killed_three_times(runs, whole):
+    """In training, in scoring, and towards the end."""
+    rng = random.Random(0)
+    moments = [rng.uniform(low, low + 0.2) for low in (0.05, 0.3, 0.5)]
+    assert survive(runs, whole, moments) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_random_moments(runs, whole, seed):
+    rng = random.Random(seed)
+    assert survive(runs, whole, [rng.random() for _ in range(10)]) >= 3
+
+
+def test_an_interrupt_in_a_terminal(runs, whole):
+    """Ctrl-C: exit code 130 and one line that says how to go on."""
+    folder = runs.runs / "run"
+    process = Process(runs.home / "run.log", *runs.arguments(quiet=True, **SETTINGS))
+    process.wait_for((folder / "state" / "supernet.safetensors").exists)
+    process.popen.send_signal(signal.SIGINT)
+    assert process.end() == 130, process.said
+    assert len(process.said.splitlines()) == 1
+    assert process.said.rstrip().endswith(f"go on with: python run_search.py --resume {folder}")
+    again = runs.resume(folder)
+    assert again.code == 0, again.err
+    assert again.front == whole.front

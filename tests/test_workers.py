@@ -1,0 +1,55 @@
+"""Several processes find what one finds; on a Ray of this machine."""
+
+import pytest
+import ray
+
+from results.store import Store
+
+SETTINGS = {"evaluations": 16, "batch": 8, "threads": 1, "seed": 2}
+
+
+def history(ended):
+    with Store(ended.folder / "candidates.sqlite", readonly=True) as store:
+        return [(row.digest, row.score, row.top1, row.error) for row in store.rows()]
+
+
+@pytest.mark.parametrize("controller", ["random", "evolution"])
+def test_two_workers_find_what_one_process_finds(runs, controller):
+    alone = runs(name="alone", controller=controller, **SETTINGS)
+    assert alone.code == 0, alone.err
+    shared = runs(name="shared", controller=controller, workers=2, **SETTINGS)
+    assert shared.code == 0, shared.err
+    assert not ray.is_initialized()  # the run's own Ray ends with it
+    assert shared.front == alone.front
+    assert history(shared) == history(alone)
+    assert len(history(alone)) == 16
+
+
+def test_a_run_of_one_process_goes_on_with_two(runs):
+    """How many work is free on resume, and changes nothing."""
+    whole = runs(name="whole", **SETTINGS)
+    stopped = runs(name="stopped", **SETTINGS | {"evaluations": 8})
+    assert len(history(stopped)) == 8
+    config = stopped.folder / "config.yaml"
+    config.write_text(config.read_text().replace("evaluations: 8", "evaluations: 16"))
+    ended = runs.resume(stopped.folder, "--workers", 2)
+    assert ended.code == 0, ended.err
+    assert history(ended) == history(whole)
+    assert ended.front == whole.front
+
+
+def test_parts_of_ones_own_reach_the_workers(runs, tiny_space, own_operator):
+    space = tiny_space(name="own")
+    for stage in space["stages"]:
+        stage["operators"] = {"average": {"expansion": [1, 2, 3]}}
+    ended = runs(space=space, plugin=own_operator, budget="500kFLOPs", workers=2, **SETTINGS)
+    assert ended.code == 0, ended.err
+    assert all(error is None for *_, error in history(ended))
+
+
+def test_a_cluster_that_is_not_there(runs):
+    ended = runs(ray_address="127.0.0.1:1", **SETTINGS)
+    assert ended.code == 2, ended.err
+    line = ended.err.splitlines()[-1]
+    assert line.startswith("run_search.py: ")
+    assert "127.0.0.1:1" in line
