@@ -10,7 +10,7 @@ search: .venv/run
 	$(RUN) run_search.py --budget $(BUDGET)
 
 test: .venv/test check
-	$(RUN) -m pytest -q -m "not slow"
+	$(RUN) -m pytest -q
 
 test-slow: .venv/test
 	$(RUN) -m pytest -q -m slow

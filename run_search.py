@@ -83,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(quiet=options.quiet, json_output=options.json)
     try:
         if options.list:
+            load_plugins(options.plugin or ())
             console.listing(options.list, listing(options.list))
             return 0
         return run(options, console)
@@ -197,8 +198,9 @@ def resolve(options: argparse.Namespace) -> Settings:
     values.setdefault("threads", cores or 1)
     proxy = values["space_definition"].get("proxy", {})
     values.setdefault("proxy_width", proxy.get("width", 1.0))
-    if "proxy_resolution" not in values and "resolution" in proxy:
-        values["proxy_resolution"] = proxy["resolution"]
+    if "proxy_resolution" not in values:
+        own = values["space_definition"].get("resolution", [32])
+        values["proxy_resolution"] = proxy.get("resolution", _largest(own))
     photographs = values.get("data", "digits") != "digits"
     values.setdefault("flip", photographs)
     values.setdefault("shift", 0.125 if photographs else 0.04)
@@ -209,6 +211,14 @@ def resolve(options: argparse.Namespace) -> Settings:
         classes = 1000 if stand_in else len(data_classes(settings.data))
         settings = dataclasses.replace(settings, classes=classes)
     return settings
+
+
+def _largest(resolutions: Any) -> int:
+    """Of a definition that nobody has checked yet; what is wrong with it is said later."""
+    numbers = (
+        [r for r in resolutions if isinstance(r, int)] if isinstance(resolutions, list) else []
+    )
+    return max(numbers, default=32)
 
 
 def load_plugins(paths: Sequence[str]) -> None:

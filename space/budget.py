@@ -22,7 +22,7 @@ EXAMPLES = "4GFLOPs, 600MFLOPs, 4GMACs, 25Mparams, or several joined by commas"
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits for one image; None is no limit. The first limit given is the `target`."""
+    """Limits for one image; None is no limit. MACs are the `target` where they are limited."""
 
     macs: int | None = None
     params: int | None = None

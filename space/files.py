@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -14,9 +13,9 @@ from space.genes import Site, describe_allowed, gene_choices, lookup
 from space.search_space import Space, SpaceBuilder
 
 try:
-    import jsonschema
-except ModuleNotFoundError:  # a bare machine that only measures, with the shipped spaces
-    jsonschema = None
+    from space import schema
+except ModuleNotFoundError:  # a bare machine without jsonschema, which measures shipped spaces
+    schema = None  # type: ignore[assignment]
 
 FOLDER = Path(__file__).with_name("spaces")
 
@@ -52,7 +51,10 @@ def load_space(source: str, **overrides: Any) -> Space:
 
 def make_space(definition: Mapping[str, Any]) -> Space:
     """The space of plain data; ValueError names the entry that is wrong and what is allowed."""
-    _check_schema(definition)
+    if schema is not None:
+        schema.check(definition)
+    for entry, category in (("operators", "operator"), ("downsampling", "downsampling")):
+        _options(category, definition.get(entry, {}), {}, entry)
     builder = SpaceBuilder()
     resolution = builder.choice("resolution", definition["resolution"])
     stem = builder.slot("stem", "stem", _options("stem", definition["stem"], {}, "stem"))
@@ -129,25 +131,6 @@ def _check_doors(space: Space) -> None:
                             f"stages.{i} has no downsampling module: {error}"
                         ) from None
         widths = set(stage.channels.choices)
-
-
-# To JSON Schema 8.0 is an integer; to a layer it is not.
-_Validator = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator,
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    ),
-)
-
-
-def _check_schema(definition: Mapping[str, Any]) -> None:
-    if jsonschema is None:
-        return
-    schema = json.loads((FOLDER / "schema.json").read_text(encoding="utf-8"))
-    error = jsonschema.exceptions.best_match(_Validator(schema).iter_errors(definition))
-    if error is not None:
-        where = ".".join(str(step) for step in error.absolute_path) or "the space"
-        raise ValueError(f"{where}: {error.message}")
 
 
 def _options(

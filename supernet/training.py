@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -126,6 +126,9 @@ class _Backward:
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
+            # Not by joining the thread: an interrupt there has Python 3.11 take it for ended, and
+            # abort at exit because it is not.
+            wait(self._waiting)
             self._pool.shutdown()
             torch.set_num_threads(self._threads)
         for done in self._waiting:
