@@ -18,6 +18,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -369,6 +370,18 @@ def check_device(name: str) -> torch.device:
     return device
 
 
+def check_cluster(address: str | None) -> None:
+    """ValueError where nobody answers at `host:port`. Ray itself would come to that after the
+    training, try for minutes, and end the process without a word."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # none, or a name that Ray looks up
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from None
+
+
 def run(options: argparse.Namespace, console: Console) -> int:
     """Plans, trains, searches and reports; the options' errors come before anything is written."""
     if options.resume is not None:
@@ -387,6 +400,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         plan = make_plan(job, reachable, folder)
         console.result(plan, show_plan(job, reachable, folder, plan))
         return 0
+    check_cluster(settings.ray_address)
     options.folder = folder
     with console.progress("reading images", 1) as meter:
         data = load_data(

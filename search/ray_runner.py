@@ -46,7 +46,8 @@ class RayRunner:
     packages are sent to that cluster. Each worker has `threads` threads for PyTorch, one core of
     this machine (`threads` of a cluster) and `gpus` GPUs.
 
-    RuntimeError where no worker comes up, with what went wrong in it.
+    ValueError where there is no cluster at `address`; RuntimeError where no worker comes up, with
+    what went wrong in it.
     """
 
     def __init__(
@@ -221,7 +222,9 @@ def _start_ray(name: str, packed: Mapping[str, Any], workers: int, address: str 
         try:
             ray.init(address=address, runtime_env={"py_modules": _modules(name)}, **quiet)
         except ConnectionError as error:
-            raise RuntimeError(f"no Ray cluster at {address!r}: {_reason(error)}") from None
+            raise ValueError(f"no Ray cluster at {address!r}: {_reason(error)}") from None
+        except SystemExit:  # how Ray ends where the address is that of something else
+            raise ValueError(f"no Ray cluster at {address!r}") from None
         return
     size = sum(array.nbytes for array, *_ in packed.values())
     with _import_path():

@@ -69,8 +69,8 @@ def batch_norm() -> dict[str, Any]:
     """The tiny space with BatchNorm wherever a norm stands."""
     space = tiny(name="batch")
     for entry in ("stem", "operators", "downsampling", "head"):
-        for genes in space[entry].values():
-            genes["norm"] = ["batch"]
+        for part in space[entry].values():
+            part["norm"] = ["batch"]
     return space
 
 

@@ -13,6 +13,13 @@ def history(ended):
         return [(row.digest, row.score, row.top1, row.error) for row in store.rows()]
 
 
+def kinds(ended):
+    """Operators of the networks that were scored."""
+    with Store(ended.folder / "candidates.sqlite", readonly=True) as store:
+        stages = [stage for row in store.rows() for stage in row.genome["stages"]]
+    return {block["kind"] for stage in stages for block in stage["blocks"]}
+
+
 @pytest.mark.parametrize("controller", ["random", "evolution"])
 def test_two_workers_find_what_one_process_finds(runs, controller):
     alone = runs(name="alone", controller=controller, **SETTINGS)
@@ -25,10 +32,17 @@ def test_two_workers_find_what_one_process_finds(runs, controller):
     assert len(history(alone)) == 16
 
 
-def test_a_run_of_one_process_goes_on_with_two(runs):
-    """How many work is free on resume, and changes nothing."""
-    whole = runs(name="whole", **SETTINGS)
-    stopped = runs(name="stopped", **SETTINGS | {"evaluations": 8})
+def test_a_run_of_one_process_goes_on_with_two(runs, tiny_space, own_operator):
+    """How many work is free on resume, and changes nothing; parts of one's own reach them all."""
+    space = tiny_space(name="own")
+    for stage in space["stages"]:
+        stage["operators"] = {kind: space["operators"][kind] for kind in stage["operators"]} | {
+            "average": {"expansion": [1, 2, 3]}
+        }
+    settings = SETTINGS | {"space": space, "plugin": own_operator}
+    whole = runs(name="whole", **settings)
+    assert "average" in kinds(whole)
+    stopped = runs(name="stopped", **settings | {"evaluations": 8})
     assert len(history(stopped)) == 8
     config = stopped.folder / "config.yaml"
     config.write_text(config.read_text().replace("evaluations: 8", "evaluations: 16"))
@@ -38,18 +52,11 @@ def test_a_run_of_one_process_goes_on_with_two(runs):
     assert ended.front == whole.front
 
 
-def test_parts_of_ones_own_reach_the_workers(runs, tiny_space, own_operator):
-    space = tiny_space(name="own")
-    for stage in space["stages"]:
-        stage["operators"] = {"average": {"expansion": [1, 2, 3]}}
-    ended = runs(space=space, plugin=own_operator, budget="500kFLOPs", workers=2, **SETTINGS)
-    assert ended.code == 0, ended.err
-    assert all(error is None for *_, error in history(ended))
-
-
-def test_a_cluster_that_is_not_there(runs):
-    ended = runs(ray_address="127.0.0.1:1", **SETTINGS)
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there(runs, address):
+    """Found out at once, not after the training."""
+    ended = runs(ray_address=address, **SETTINGS)
     assert ended.code == 2, ended.err
-    line = ended.err.splitlines()[-1]
-    assert line.startswith("run_search.py: ")
-    assert "127.0.0.1:1" in line
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"run_search.py: no Ray cluster answers at {address!r}")
+    assert not runs.runs.exists()
