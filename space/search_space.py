@@ -79,7 +79,15 @@ class Slot:
             raise ValueError(f"{self.name} is {part.kind!r}, but must be one of {kinds}")
         self.kind.write(type(part), row, self.name)
         for name, gene in self.genes[type(part)].items():
-            gene.write(getattr(part, name), row, f"{self.name}.{part.kind}.{name}")
+            made = self._as_made(type(part), name, gene)
+            made.write(getattr(part, name), row, f"{self.name}.{part.kind}.{name}")
+
+    def _as_made(self, kind: type[Part], name: str, gene: Choice) -> Choice:
+        """The choices of a gene as they are in a part of this slot, which may be scaled."""
+        if self.width_ratio == 1:
+            return gene
+        made = (getattr(self.make(kind, {name: value}), name) for value in gene.choices)
+        return replace(gene, choices=tuple(made))
 
     def count(self) -> int:
         """Number of different parts."""

@@ -1,17 +1,24 @@
-"""What the tests of `space` share: every part at every gene value, and where it can stand."""
+"""What the tests of `space` share: every part at every gene value, and where it can stand; and
+spaces few enough to go through, with all their networks listed without `Space`."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import space  # noqa: F401  (registers the parts)
-from space.genes import CATEGORIES, Part, Site, gene_choices, registered
+from space.files import make_space
+from space.genes import CATEGORIES, Part, Site, gene_choices, lookup, registered
+from space.genome import Genome, Stage
+from space.search_space import Codes, Space
 
 
 def some_of(allowed: Sequence[Any]) -> Sequence[Any]:
@@ -118,3 +125,88 @@ def one_thread():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(before)
+
+
+# ---- spaces few enough to go through
+
+ALIKE: dict[str, Any] = {
+    "name": "alike",
+    "resolution": [16, 32],
+    "classes": 7,
+    "stem": {"convolution": {"channels": [4, 8]}},
+    "stages": [
+        {
+            "channels": [8, 12],
+            "depth": [1, 2],
+            "operators": {"inverted_bottleneck": {"expansion": [2, 1]}},
+        },
+        {
+            "channels": [16, 12],
+            "depth": [3, 1],
+            "stride": 2,
+            "downsampling": {"strided_convolution": {"kernel": [2, 3]}, "local_dsm": {}},
+            "operators": {
+                "inverted_bottleneck": {"context": [3, 5]},
+                "token_mlp": {"expansion": [1, 2]},
+            },
+        },
+    ],
+    "head": {"pooled": {"features": [0, 16]}},
+}
+FREE: dict[str, Any] = {
+    **ALIKE,
+    "name": "free",
+    "blocks": "free",
+    "resolution": [16],
+    "stages": [
+        ALIKE["stages"][0],
+        {**ALIKE["stages"][1], "depth": [2, 1], "downsampling": {"local_dsm": {}}},
+    ],
+}
+
+
+def parts(category: str, options: dict[str, Any]) -> Iterator[Part]:
+    for kind, genes in options.items():
+        for values in product(*genes.values()):
+            yield lookup(category, kind)(**dict(zip(genes, values, strict=True)))
+
+
+def stages_of(stage: dict[str, Any], free: bool) -> Iterator[Stage]:
+    blocks = list(parts("operator", stage["operators"]))
+    modules = list(parts("downsampling", stage.get("downsampling", {}))) or [None]
+    for channels, depth, module in product(stage["channels"], stage["depth"], modules):
+        chosen = product(blocks, repeat=depth) if free else ((block,) * depth for block in blocks)
+        for each in chosen:
+            yield Stage(
+                channels=channels, blocks=each, downsample=module, stride=stage.get("stride", 1)
+            )
+
+
+def every_genome(definition: dict[str, Any]) -> set[Genome]:
+    """All networks, by nested loops over the definition."""
+    free = definition.get("blocks") == "free"
+    return {
+        Genome(resolution=side, classes=definition["classes"], stem=stem, stages=stages, head=head)
+        for side in definition["resolution"]
+        for stem in parts("stem", definition["stem"])
+        for stages in product(*(list(stages_of(stage, free)) for stage in definition["stages"]))
+        for head in parts("head", definition["head"])
+    }
+
+
+@dataclass(frozen=True)
+class Small:
+    """A space, all its networks by brute force, and all its canonical rows."""
+
+    definition: dict[str, Any]
+    space: Space
+    genomes: set[Genome]
+    rows: Codes
+
+
+@pytest.fixture(scope="session", params=[ALIKE, FREE], ids=["alike", "free"])
+def small(request: pytest.FixtureRequest) -> Small:
+    made = make_space(request.param)
+    everything = np.array(list(product(*map(range, made.cardinalities))), np.int64)
+    rows = np.unique(made.canonical(everything), axis=0)
+    return Small(request.param, made, every_genome(request.param), rows)
