@@ -150,7 +150,7 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None)
     where = parser.add_argument_group("where to run")
     where.add_argument("--device", help="cpu, cuda or cuda:N (default: what is there)")
-    where.add_argument("--threads", type=int, help="CPU threads of a process")
+    where.add_argument("--threads", type=int, help="CPU threads of one pass")
     where.add_argument("--workers", type=int, help="processes that score, on Ray if more than one")
     where.add_argument("--ray-address", help="a running Ray cluster")
     out = parser.add_argument_group("what comes out")
@@ -196,7 +196,9 @@ def resolve(options: argparse.Namespace) -> Settings:
     values.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     values.setdefault("workers", 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    values.setdefault("threads", cores or 1)
+    # Half of the cores: in training the backward pass takes the other half. Two threads that wait
+    # for each other on a busy machine cost far more than the second one gains on small proxies.
+    values.setdefault("threads", max(1, (cores or 1) // 2))
     proxy = values["space_definition"].get("proxy", {})
     values.setdefault("proxy_width", proxy.get("width", 1.0))
     if "proxy_resolution" not in values:

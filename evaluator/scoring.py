@@ -46,7 +46,7 @@ class SupernetEvaluator:
         calibration: Tensor,
         normalise: Callable[[Tensor], Tensor],
         proxy: Callable[[Genome], Genome],
-        chunk: int = 256,
+        chunk: int = 512,
     ):
         self._weights, self._proxy, self._normalise = weights, proxy, normalise
         self._chunks = list(zip(images.split(chunk), labels.split(chunk), strict=True))

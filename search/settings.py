@@ -30,14 +30,14 @@ class Settings:
     batch: int = 16  # candidates asked for at a time, whatever the number of workers
     proxy_width: float = 0.125
     proxy_resolution: int = 32
-    steps: int = 360
+    steps: int = 340
     train_batch: int = 32
     learning_rate: float = 8e-3
     shift: float = 0.0  # training images move by up to this share of their side
     flip: bool = False  # mirror training images; off for digits
     seed: int = 0
     device: str = "cpu"
-    threads: int = 1
+    threads: int = 1  # of each pass on a CPU; forward and backward passes overlap
     workers: int = 1
     ray_address: str | None = None
     exports: int = 5

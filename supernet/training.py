@@ -35,7 +35,7 @@ from supernet.network import Supernet
 class TrainingSettings:
     """How a supernet is trained."""
 
-    steps: int = 360
+    steps: int = 340
     batch: int = 32
     random: int = 2  # networks per step beside the largest and the smallest
     learning_rate: float = 8e-3  # at the peak; linear warm-up, then cosine to zero
@@ -119,9 +119,6 @@ class _Backward:
             self._waiting.append(self._pool.submit(loss.backward))
 
     def __enter__(self) -> _Backward:
-        self._threads = torch.get_num_threads()
-        if self._pool is not None:
-            torch.set_num_threads(max(1, self._threads // 2))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,7 +127,6 @@ class _Backward:
             # abort at exit because it is not.
             wait(self._waiting)
             self._pool.shutdown()
-            torch.set_num_threads(self._threads)
         for done in self._waiting:
             done.result()
 

@@ -118,4 +118,4 @@ def test_costs_of_many_networks_are_those_of_a_trace(unified):
 
 
 def test_costs_of_proxies_are_those_of_a_trace(unified):
-    traced(unified[0].scaled(width=0.125, resolution=32, classes=10), 0, 20)
+    traced(unified[0].scaled(width=0.125, resolution=32, classes=10), 0, 8)
