@@ -51,7 +51,7 @@ from search.runner import LocalRunner
 from search.settings import FREE_ON_RESUME, Settings
 from space.budget import EXAMPLES, Budget, quantity
 from space.cost_table import CostTable
-from space.files import make_space, read_definition, shipped_spaces
+from space.files import check_doors, make_space, read_definition, shipped_spaces
 from space.genes import CATEGORIES, gene_choices, registered
 from space.genome import Genome
 from space.presets import presets
@@ -192,7 +192,7 @@ def resolve(options: argparse.Namespace) -> Settings:
     load_plugins(values.get("plugins", ()))
     if not values.get("space_definition"):
         values["space_definition"] = read_definition(values.get("space", "unified"))
-    make_space(values["space_definition"])  # says what is wrong with it
+    check_doors(make_space(values["space_definition"]))  # says what is wrong with it
     values.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     values.setdefault("workers", 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

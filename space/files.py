@@ -46,7 +46,9 @@ def read_definition(source: str) -> dict[str, Any]:
 
 def load_space(source: str, **overrides: Any) -> Space:
     """The space of a name or file; `overrides` replace top-level entries (`resolution=[160]`)."""
-    return make_space({**read_definition(source), **overrides})
+    space = make_space({**read_definition(source), **overrides})
+    check_doors(space)
+    return space
 
 
 def make_space(definition: Mapping[str, Any]) -> Space:
@@ -97,7 +99,6 @@ def make_space(definition: Mapping[str, Any]) -> Space:
         proxy_width=proxy.get("width", 1.0),
         proxy_resolution=proxy.get("resolution"),
     )
-    _check_doors(space)
     stride = space.total_stride
     for side in [
         *definition["resolution"],
@@ -108,8 +109,11 @@ def make_space(definition: Mapping[str, Any]) -> Space:
     return space
 
 
-def _check_doors(space: Space) -> None:
-    """ValueError where the first blocks of a stage without a DSM cannot do what one does."""
+def check_doors(space: Space) -> None:
+    """ValueError where the first blocks of a stage without a DSM cannot do what one does.
+
+    `make_space` leaves this out: such networks have costs, though they cannot be built.
+    """
     widths = {
         space.stem.make(kind, dict(zip(genes, values, strict=True))).channels  # type: ignore[attr-defined]
         for kind, genes in space.stem.genes.items()

@@ -53,7 +53,6 @@ WIDE = {
         {
             "channels": [16 * k, 24 * k, 32 * k],
             "depth": [1, 2, 3],
-            "downsampling": {"local_dsm": {}},
             "operators": ["inverted_bottleneck", "convnext"],
         }
         for k in (1, 2, 4)
