@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return run(options, console)
     except KeyboardInterrupt:
-        console.error("stopped; nothing is lost" + _how_to_go_on(options))
+        console.error("stopped; what was scored is kept" + _how_to_go_on(options))
         return INTERRUPTED
     except ValueError as error:
         console.error(str(error))
@@ -749,6 +749,8 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
                     origin=settings.controller,
                     on_batch=lambda progress: meter.update(progress.done, best_so_far(job, store)),
                 )
+        except RuntimeError as error:  # nothing can be scored, or no worker is left
+            raise ValueError(str(error)) from error
         finally:
             runner.close()
 
