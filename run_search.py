@@ -202,8 +202,8 @@ def resolve(options: argparse.Namespace) -> Settings:
     proxy = values["space_definition"].get("proxy", {})
     values.setdefault("proxy_width", proxy.get("width", 1.0))
     if "proxy_resolution" not in values:
-        own = values["space_definition"].get("resolution", [32])
-        values["proxy_resolution"] = proxy.get("resolution", _largest(own))
+        own = max(values["space_definition"]["resolution"])
+        values["proxy_resolution"] = proxy.get("resolution", own)
     photographs = values.get("data", "digits") != "digits"
     values.setdefault("flip", photographs)
     values.setdefault("shift", 0.125 if photographs else 0.04)
@@ -214,14 +214,6 @@ def resolve(options: argparse.Namespace) -> Settings:
         classes = 1000 if stand_in else len(data_classes(settings.data))
         settings = dataclasses.replace(settings, classes=classes)
     return settings
-
-
-def _largest(resolutions: Any) -> int:
-    """Of a definition that nobody has checked yet; what is wrong with it is said later."""
-    numbers = (
-        [r for r in resolutions if isinstance(r, int)] if isinstance(resolutions, list) else []
-    )
-    return max(numbers, default=32)
 
 
 def load_plugins(paths: Sequence[str]) -> None:
@@ -393,8 +385,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         settings = resolve(options)
         folder = RunFolder(options.runs / (options.name or default_name(settings)))
         check_place(folder, options.name)
-        if folder.path.exists() and not options.dry_run:
-            raise ValueError(_exists(folder))
+        if not options.dry_run:
+            folder.check_new()
     job = Job(settings)
     reachable = job.proposals.reachable()
     job.proposals.check()
@@ -450,13 +442,6 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
-
-
-def _exists(folder: RunFolder) -> str:
-    return (
-        f"run folder {str(folder.path)!r} is there already; go on with it by "
-        f"--resume {folder.path}, or choose another --name"
-    )
 
 
 def default_name(settings: Settings) -> str:

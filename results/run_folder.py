@@ -41,13 +41,17 @@ class RunFolder:
         self.front = path / "front.csv"
         self.architectures = path / "architectures"
 
-    def create(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Makes the folder with its settings; ValueError where there is one already."""
+    def check_new(self) -> None:
+        """ValueError where the folder is there already."""
         if self.path.exists():
             raise ValueError(
                 f"run folder {str(self.path)!r} is there already; go on with it by "
                 f"--resume {self.path}, or choose another --name"
             )
+
+    def create(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Makes the folder with its settings; ValueError where there is one already."""
+        self.check_new()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_name(f".{self.path.name}.new-{os.getpid()}")
         made = RunFolder(fresh)
