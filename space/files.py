@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from space.genes import Site, describe_allowed, gene_choices, lookup
+from space.genes import Site, describe_allowed, gene_choices, is_allowed, kept, lookup
 from space.search_space import Space, SpaceBuilder
 
 try:
@@ -129,7 +129,7 @@ def check_doors(space: Space) -> None:
                 part = kind(**{name: gene.choices[0] for name, gene in genes.items()})
                 for width, out in product(sorted(widths), stage.channels.choices):
                     try:
-                        part.arguments(Site(width, out, 1, 1))
+                        part.blueprint(Site(width, out, 1, 1))
                     except ValueError as error:
                         raise ValueError(
                             f"stages.{i} has no downsampling module: {error}"
@@ -149,7 +149,10 @@ def _options(
             _check_genes(category, kind, genes)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        options[kind] = genes
+        known = gene_choices(lookup(category, kind))
+        options[kind] = {
+            gene: [kept(value, known[gene]) for value in values] for gene, values in genes.items()
+        }
     return options
 
 
@@ -160,7 +163,7 @@ def _check_genes(category: str, kind: str, genes: Mapping[str, list[Any]]) -> No
             raise ValueError(f"{kind}: unknown gene {gene!r}; its genes: {', '.join(known)}")
         for value in values:
             allowed = known[gene]
-            if not any(value == a and type(value) is type(a) for a in allowed):
+            if not is_allowed(kept(value, allowed), allowed):
                 raise ValueError(
                     f"{kind}: {gene} is {value!r}, but must be {describe_allowed(allowed)}"
                 )

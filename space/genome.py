@@ -69,16 +69,23 @@ class Genome:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("a genome needs at least one stage")
-        if self.resolution < 1 or self.resolution % self.total_stride:
+        stride: int = self.stem.stride  # type: ignore[attr-defined]
+        if self.resolution < 1 or self.resolution % stride:
             raise ValueError(
-                f"resolution is {self.resolution}, but must be a multiple of the total stride "
-                f"{self.total_stride}"
+                f"resolution is {self.resolution}, but must be a multiple of the stem's stride "
+                f"{stride}"
             )
+        for placed in self.parts():
+            if placed.site.flow.kind not in placed.part.takes:
+                raise ValueError(
+                    f"{placed.path}: {placed.part.kind} takes {' or '.join(placed.part.takes)}, "
+                    f"but {placed.site.flow.kind} comes in"
+                )
 
     @property
     def total_stride(self) -> int:
         """Input pixels per pixel of the last map, along one side."""
-        stride = getattr(self.stem, "stride", 1)
+        stride: int = self.stem.stride  # type: ignore[attr-defined]
         for stage in self.stages:
             stride *= stage.stride
         return stride
@@ -88,16 +95,21 @@ class Genome:
         a network; building, costs, supernet and export all use it."""
         channels: int = self.stem.channels  # type: ignore[attr-defined]
         stride: int = self.stem.stride  # type: ignore[attr-defined]
-        site = Site(self.in_channels, channels, self.resolution, self.resolution, stride)
-        yield Placed("stem", self.stem, site)
+        last = Placed(
+            "stem",
+            self.stem,
+            Site(self.in_channels, channels, self.resolution, self.resolution, stride),
+        )
+        yield last
         for i, stage in enumerate(self.stages):
             if stage.downsample is not None:
-                site = _after(site, stage.channels, stage.stride)
-                yield Placed(f"stages.{i}.downsample", stage.downsample, site)
+                path = f"stages.{i}.downsample"
+                last = _behind(last, path, stage.downsample, stage.channels, stage.stride)
+                yield last
             for j, block in enumerate(stage.blocks):
-                site = _after(site, stage.channels)
-                yield Placed(f"stages.{i}.blocks.{j}", block, site)
-        yield Placed("head", self.head, _after(site, self.classes))
+                last = _behind(last, f"stages.{i}.blocks.{j}", block, stage.channels)
+                yield last
+        yield _behind(last, "head", self.head, self.classes)
 
     def cost(self) -> Cost:
         """Closed-form cost of one image."""
@@ -173,8 +185,10 @@ class Genome:
         )
 
 
-def _after(site: Site, channels: int, stride: int = 1) -> Site:
-    return Site(site.channels, channels, site.out_height, site.out_width, stride)
+def _behind(last: Placed, path: str, part: Part, channels: int, stride: int = 1) -> Placed:
+    site, flow = last.site, last.part.gives(last.site)
+    here = Site(site.channels, channels, site.out_height, site.out_width, stride, flow)
+    return Placed(path, part, here)
 
 
 def _count(value: Any, name: str) -> int:

@@ -56,55 +56,129 @@ class LayerScale(nn.Module):
         return x * self.weight[:, None, None]
 
 
+class Affine(nn.Module):
+    """A learned factor and shift for each channel of (N, C, H, W), without statistics.
+
+    Source: ResMLP (Touvron et al., 2021), arXiv 2105.03404, section 2.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class TanhGelu(nn.GELU):
+    """GELU by its tanh approximation."""
+
+    def __init__(self) -> None:
+        super().__init__("tanh")
+
+
+class QuickGelu(nn.Module):
+    """x * sigmoid(1.702 x), an approximation of GELU (Hendrycks and Gimpel, arXiv 1606.08415)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
 class SqueezeExcite(nn.Module):
     """Gates each channel by the mean of all: (N, C, H, W) to the same.
 
-    Source: Hu et al., 2018, arXiv 1709.01507, section 3; gate and ReLU as in MobileNetV3
-    (Howard et al., 2019, arXiv 1905.02244, section 5.3).
+    Source: Hu et al., 2018, arXiv 1709.01507, section 3. By default gate and ReLU as in
+    MobileNetV3 (Howard et al., 2019, arXiv 1905.02244, section 5.3).
     """
 
-    def __init__(self, channels: int, squeezed: int):
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        activation: type[nn.Module] = nn.ReLU,
+        gate: type[nn.Module] = nn.Hardsigmoid,
+    ):
         super().__init__()
         self.reduce = Pointwise(channels, squeezed)
+        self.activation = activation()
         self.expand = Pointwise(squeezed, channels)
+        self.gate = gate()
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = x.mean((2, 3), keepdim=True)
-        gate = self.expand(F.relu(self.reduce(gate)))
-        return x * F.hardsigmoid(gate)
+        squeezed = self.activation(self.reduce(x.mean((2, 3), keepdim=True)))
+        return x * self.gate(self.expand(squeezed))
 
 
 class Mlp(nn.Module):
-    """Channel mixer: two linear layers on each pixel, (N, C, H, W) to the same."""
+    """Channel mixer: two linear layers on each pixel, (N, C, H, W) to (N, D, H, W); D is C
+    unless `out_channels` says otherwise."""
 
-    def __init__(self, channels: int, hidden: int, activation: type[nn.Module]):
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        activation: type[nn.Module],
+        out_channels: int | None = None,
+    ):
         super().__init__()
         self.expand = Pointwise(channels, hidden)
         self.activation = activation()
-        self.project = Pointwise(hidden, channels)
+        self.project = Pointwise(hidden, out_channels or channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.activation(self.expand(x)))
 
 
 class Residual(nn.Module):
-    """x + scale * branch(norm(x)), a sub-layer of a block: (N, C, H, W) to the same.
+    """shortcut(x) + scale(branch(norm(x))), a sub-layer of a block.
 
-    `layer_scale` is where the factor of each channel starts; None leaves the factors out.
+    (N, C, H, W) to whatever the branch and the shortcut make of it; the shortcut is x itself, and
+    norm and scale are left out, unless they are given.
     """
 
     def __init__(
-        self, channels: int, branch: nn.Module, norm: type[nn.Module], layer_scale: float | None
+        self,
+        branch: nn.Module,
+        norm: nn.Module | None = None,
+        scale: nn.Module | None = None,
+        shortcut: nn.Module | None = None,
     ):
         super().__init__()
-        self.norm = norm(channels)
+        self.norm = norm or nn.Identity()
         self.branch = branch
-        self.scale: nn.Module = nn.Identity()
-        if layer_scale is not None:
-            self.scale = LayerScale(channels, layer_scale)
+        self.scale = scale or nn.Identity()
+        self.shortcut = shortcut or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.scale(self.branch(self.norm(x)))
+        return self.shortcut(x) + self.scale(self.branch(self.norm(x)))
+
+
+class Block(nn.Module):
+    """Sub-layers one behind the other: a position code, a token mixer, a channel mixer.
+
+    Each may be left out; each adds its own residual. (N, C, H, W) to the same, or what the mixer
+    makes of it.
+    """
+
+    def __init__(
+        self,
+        mixer: nn.Module | None = None,
+        mlp: nn.Module | None = None,
+        position: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.position = position or nn.Identity()
+        self.mixer = mixer or nn.Identity()
+        self.mlp = mlp or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp(self.mixer(self.position(x)))
 
 
 class DepthwisePosition(nn.Module):
@@ -121,11 +195,36 @@ class DepthwisePosition(nn.Module):
         return x + self.convolution(x)
 
 
-class StridedDepthwise(nn.Conv2d):
-    """3x3 depthwise convolution: (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
+class PaddedConvolution(nn.Conv2d):
+    """Convolution to ceil(side / stride) pixels: (N, C, H, W) to (N, D, H', W').
 
-    def __init__(self, channels: int, stride: int):
-        super().__init__(channels, channels, 3, stride, padding=1, groups=channels)
+    Pads (kernel - 1) // 2 in front, and behind as much as the last output needs; an even kernel
+    at stride 1 takes one pixel more behind than in front.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        kernel: int,
+        stride: int,
+        groups: int = 1,
+        bias: bool = True,
+    ):
+        padding = (kernel - 1) // 2 if kernel > stride or stride == 1 else 0
+        super().__init__(in_channels, channels, kernel, stride, padding, groups=groups, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        below, right = (self._missing(x, axis) for axis in (0, 1))
+        if below or right:
+            x = F.pad(x, (0, right, 0, below))
+        return super().forward(x)
+
+    def _missing(self, x: Tensor, axis: int) -> int:
+        """Pixels to add at the end of a side."""
+        side, stride = x.shape[2 + axis], self.stride[axis]
+        wanted = (-(-side // stride) - 1) * stride + self.kernel_size[axis]
+        return max(0, wanted - side - 2 * int(self.padding[axis]))
 
 
 class PooledShortcut(nn.Module):
@@ -141,3 +240,57 @@ class PooledShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.pool(x))
+
+
+class ConvolutionNorm(nn.Module):
+    """activation(norm(convolution(x)))."""
+
+    def __init__(
+        self,
+        convolution: nn.Module,
+        norm: nn.Module | None = None,
+        activation: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.convolution = convolution
+        self.norm = norm or nn.Identity()
+        self.activation = activation or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.convolution(x)))
+
+
+class NormConvolution(nn.Module):
+    """convolution(activation(norm(x)))."""
+
+    def __init__(
+        self,
+        convolution: nn.Module,
+        norm: nn.Module | None = None,
+        activation: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.norm = norm or nn.Identity()
+        self.activation = activation or nn.Identity()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(self.activation(self.norm(x)))
+
+
+class ShortcutDownsampling(nn.Module):
+    """A branch that starts at zero plus a shortcut: (N, C, H, W) to what both make of it.
+
+    What starts at zero is the branch's last layer with a weight.
+    """
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module):
+        super().__init__()
+        self.branch = branch
+        self.shortcut = shortcut
+        last = [layer for layer in branch.modules() if hasattr(layer, "weight")][-1]
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) + self.shortcut(x)

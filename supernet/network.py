@@ -299,14 +299,15 @@ class _WithoutInit(TorchFunctionMode):
 @lru_cache(maxsize=16384)
 def _skeleton(part: Part, site: Site) -> _Skeleton:
     """Made once for all places where equal parts stand; such parts run one after the other."""
+    plan = part.blueprint(site)
     with torch.device("meta"), _WithoutInit():
-        module = part.build(site)
+        module = plan.build()
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             layer.momentum = None  # statistics are the mean over calibration batches
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     has_buffers = any(True for _ in module.buffers())
-    return _Skeleton(module, describe(shapes, part.axes(site)), has_buffers)
+    return _Skeleton(module, describe(shapes, plan.axes), has_buffers)
 
 
 def _union(one: Axes, other: Axes) -> Axes:

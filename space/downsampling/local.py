@@ -8,31 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
-
-from space import cost
-from space.cost import Cost
+from space import units
+from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, downsampling
-from space.layers import Pointwise, PooledShortcut, StridedDepthwise
+from space.layers import ShortcutDownsampling
 from space.settings import NORMS
-
-
-class LocalDownsampling(nn.Module):
-    """(N, C, H, W) to (N, D, ceil(H / stride), ceil(W / stride))."""
-
-    def __init__(self, in_channels: int, channels: int, stride: int, norm: type[nn.Module]):
-        super().__init__()
-        self.depthwise = StridedDepthwise(in_channels, stride)
-        self.norm = norm(in_channels)
-        self.linear = Pointwise(in_channels, channels)
-        self.shortcut = PooledShortcut(in_channels, channels, stride)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.norm(self.depthwise(x))) + self.shortcut(x)
 
 
 @downsampling("local_dsm")
@@ -40,20 +22,21 @@ class LocalDownsampling(nn.Module):
 class LocalDsm(Part):
     """Gene: `norm` (of the convolution)."""
 
-    module = LocalDownsampling
     pools: ClassVar[Mapping[str, str]] = {"shortcut": "dsm"}
 
     norm: str = choice(*NORMS)
 
-    def arguments(self, site: Site) -> dict[str, Any]:
-        return {
-            "in_channels": site.in_channels,
-            "channels": site.channels,
-            "stride": site.stride,
-            "norm": NORMS[self.norm],
-        }
-
-    def cost(self, site: Site) -> Cost:
-        inputs, queries = site.in_channels, site.out_pixels
-        total = cost.depthwise(site.pixels, queries, inputs, taps=9) + cost.norm(inputs)
-        return total + 2 * cost.linear(queries, inputs, site.channels)  # branch and shortcut
+    def blueprint(self, site: Site) -> Blueprint:
+        inputs, channels, out = site.in_channels, site.channels, site.out_pixels
+        depthwise = units.depthwise(
+            inputs, 3, pixels=site.pixels, stride=site.stride, out_pixels=out
+        )
+        return blueprint(
+            ShortcutDownsampling,
+            branch=units.sequence(
+                depthwise,
+                units.norm(self.norm, inputs),
+                units.linear(inputs, channels, pixels=out),
+            ),
+            shortcut=units.pooled_shortcut(inputs, channels, site.stride, out_pixels=out),
+        )

@@ -9,74 +9,93 @@ Shapes: N images, C channels in, D channels out, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from space import cost
-from space.attention_layers import CrossAttentionDownsampling
-from space.blocks import attention_axes, heads_of
-from space.cost import Cost
+from space import cost, units
+from space.attention_layers import Attend
+from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, downsampling
-from space.layers import StridedDepthwise
 from space.settings import NORMS
-from space.slicing import Axis, Grid
+from space.shared import HEAD_DIMS, heads_of
+from space.slicing import Grid
 
 
-class CrossAttentionDsm(Part):
-    """Base of LG-DSM and G-DSM, which differ in the convolution that makes the queries.
+class CrossAttentionDownsampling(nn.Module):
+    """A few queries, convolved from the map, attend to all of its pixels; plus a pooled shortcut.
 
-    Both convolutions have 9 taps and give one query for each output pixel.
+    (N, C, H, W) to (N, D, ceil(H / stride), ceil(W / stride)); `query` makes the queries.
     """
 
-    __slots__ = ()
-    module = CrossAttentionDownsampling
-    pools: ClassVar[Mapping[str, str]] = {"shortcut": "dsm"}
-    depthwise: ClassVar[type[nn.Module]]
-    head_dim: int
-    norm: str
+    def __init__(
+        self,
+        query: nn.Module,
+        key_value: nn.Module,
+        attend: nn.Module,
+        project: nn.Module,
+        shortcut: nn.Module,
+    ):
+        super().__init__()
+        self.query = query
+        self.key_value = key_value
+        self.attend = attend
+        self.project = project
+        self.shortcut = shortcut
+        nn.init.zeros_(project.get_parameter("weight"))
+        nn.init.zeros_(project.get_parameter("bias"))
 
-    def arguments(self, site: Site) -> dict[str, Any]:
-        return {
-            "in_channels": site.in_channels,
-            "channels": site.channels,
-            "heads": heads_of(site.channels, self.head_dim),
-            "head_dim": self.head_dim,
-            "stride": site.stride,
-            "depthwise": self.depthwise,
-            "norm": NORMS[self.norm],
-        }
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.query(x)
+        tokens = self.attend(q.flatten(2).mT, self.key_value(x).flatten(2).mT)
+        return self.project(tokens.mT.unflatten(2, q.shape[2:])) + self.shortcut(x)
 
-    def cost(self, site: Site) -> Cost:
-        inputs, channels = site.in_channels, site.channels
-        pixels, queries = site.pixels, site.out_pixels
-        heads = heads_of(channels, self.head_dim)
-        inner = heads * self.head_dim
-        total = cost.depthwise(pixels, queries, inputs, taps=9) + cost.norm(inputs)
-        total += cost.linear(queries, inputs, inner) + cost.norm(inner)
-        total += cost.norm(inputs) + cost.linear(pixels, inputs, 2 * inner)
-        total += cost.attention(1, heads, queries, pixels, self.head_dim)
-        total += cost.linear(queries, inner, channels)
-        return total + cost.linear(queries, inputs, channels)  # the shortcut
 
-    def axes(self, site: Site) -> dict[str, Sequence[Axis | int]]:
-        heads = heads_of(site.channels, self.head_dim)
-        q = Grid(heads, self.head_dim)
-        return {
-            **attention_axes("", site.channels, site.in_channels, heads, self.head_dim),
-            "q_norm.weight": (q,),
-            "q_norm.bias": (q,),
-        }
+def cross_attention(site: Site, head_dim: int, depthwise: Blueprint, norm: str) -> Blueprint:
+    """LG-DSM or G-DSM, which differ in the convolution that makes the queries."""
+    inputs, channels, queries = site.in_channels, site.channels, site.out_pixels
+    heads = heads_of(channels, head_dim)
+    inner, axis = heads * head_dim, Grid(heads, head_dim)
+    return blueprint(
+        CrossAttentionDownsampling,
+        query=units.sequence(
+            depthwise,
+            units.norm(norm, inputs),
+            units.linear(inputs, inner, pixels=queries, output_axis=axis),
+            units.norm("layer", inner, axis),
+        ),
+        key_value=units.sequence(
+            units.norm("layer", inputs),
+            units.linear(
+                inputs, 2 * inner, pixels=site.pixels, output_axis=Grid(2, heads, head_dim)
+            ),
+        ),
+        attend=blueprint(
+            Attend, heads, cost=cost.attention(1, heads, queries, site.pixels, head_dim)
+        ),
+        project=units.linear(inner, channels, pixels=queries, input_axis=axis),
+        shortcut=units.pooled_shortcut(inputs, channels, site.stride, out_pixels=queries),
+    )
 
 
 @downsampling("local_global_dsm")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LocalGlobalDsm(CrossAttentionDsm):
+class LocalGlobalDsm(Part):
     """Genes: `head_dim`, `norm` (of the convolution)."""
 
-    depthwise = StridedDepthwise
+    pools: ClassVar[Mapping[str, str]] = {"shortcut": "dsm"}
 
-    head_dim: int = choice(16, 32, 48, 64, default=32)
+    head_dim: int = choice(*HEAD_DIMS, default=32)
     norm: str = choice(*NORMS)
+
+    def blueprint(self, site: Site) -> Blueprint:
+        depthwise = units.depthwise(
+            site.in_channels,
+            3,
+            pixels=site.pixels,
+            stride=site.stride,
+            out_pixels=site.out_pixels,
+        )
+        return cross_attention(site, self.head_dim, depthwise, self.norm)

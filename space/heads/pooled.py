@@ -1,78 +1,152 @@
-"""Pooled head: average over the map, then a linear classifier.
+"""Pooled head: average over the map, or take the class tokens, then a linear classifier.
 
 Sources: with `features`, a 1x1 convolution, norm and activation stand before the pooling, as in
 MobileNetV3 (Howard et al., 2019, arXiv 1905.02244) and UniNet (Liu et al., 2022, arXiv
 2207.05420, released code). Without, the norm stands behind the pooling, as in ConvNeXt (Liu et
-al., 2022, arXiv 2201.03545).
+al., 2022, arXiv 2201.03545), or in front of it (`norm_first`), as in Swin (arXiv 2103.14030). With
+class tokens beside the map the first one is read, as in ViT (arXiv 2010.11929, section 3.1);
+`classifiers=2` reads two tokens, or has two norms and classifiers on one mean, and averages their
+logits, as DeiT (2012.12877, section 4) and LeViT (2104.01136, section 4.3) with distillation.
+`hidden="tanh"` is the released code of CoAtNet and MaxViT.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from space import cost
-from space.cost import Cost
+from space import cost, units
+from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, head, scaled_channels, whole
-from space.layers import Pointwise
 from space.settings import ACTIVATIONS, NORMS
 
 
+class MeanPool(nn.Module):
+    """(N, C, H, W) to (N, C, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
+class TokensAlone(nn.Module):
+    """A map and T class tokens (N, C, T, 1) to the tokens alone."""
+
+    def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
+        return x[1]
+
+
+class TokenClassifiers(nn.Module):
+    """The mean of the logits of classifiers, one for each of the first tokens:
+    (N, C, T, 1) to (N, classes)."""
+
+    def __init__(self, classifiers: tuple[nn.Module, ...]):
+        super().__init__()
+        self.classifiers = nn.ModuleList(classifiers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.squeeze(3).unbind(2)
+        logits = [layer(token) for layer, token in zip(self.classifiers, tokens, strict=False)]
+        return torch.stack(logits).mean(0)
+
+
+class MeanOf(nn.Module):
+    """The mean of what several modules make of the same input."""
+
+    def __init__(self, branches: tuple[nn.Module, ...]):
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([branch(x) for branch in self.branches]).mean(0)
+
+
 class PooledHeadModule(nn.Module):
-    """(N, C, H, W) to logits (N, classes)."""
+    """(N, C, H, W), or a map with class tokens, to logits (N, classes)."""
 
     def __init__(
         self,
-        in_channels: int,
-        classes: int,
-        features: int,
-        norm: type[nn.Module],
-        activation: type[nn.Module],
+        pool: nn.Module,
+        classifier: nn.Module,
+        features: nn.Module | None = None,
+        norm: nn.Module | None = None,
+        flatten: nn.Module | None = None,
     ):
         super().__init__()
-        self.features: nn.Module = nn.Identity()
-        self.norm: nn.Module = nn.Identity()
-        if features:
-            self.features = nn.Sequential(
-                Pointwise(in_channels, features, bias=False), norm(features), activation()
-            )
-        else:
-            self.norm = norm(in_channels)
-        self.classifier = nn.Linear(features or in_channels, classes)
+        self.features = features or nn.Identity()
+        self.pool = pool
+        self.norm = norm or nn.Identity()
+        self.flatten = flatten or nn.Identity()
+        self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x).mean((2, 3), keepdim=True)
-        return self.classifier(self.norm(x).flatten(1))
+        return self.classifier(self.flatten(self.norm(self.pool(self.features(x)))))
 
 
 @head("pooled")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PooledHead(Part):
-    """Genes: `features` (width before the classifier, 0 for none), `norm`, `activation`."""
+    """Genes: `features` (width before the classifier, 0 for none), `features_bias`, `norm`,
+    `norm_first` (before the pooling, where there are no features), `activation`, `hidden` (a
+    layer of the same width before the classifier), `classifiers` (their logits are averaged),
+    `bias` (of the classifier)."""
 
-    module = PooledHeadModule
+    takes = ("map", "tokens")
 
     features: int = whole(0, 8192, default=0)
+    features_bias: bool = choice(False, True)
     norm: str = choice(*NORMS)
+    norm_first: bool = choice(False, True)
     activation: str = choice(*ACTIVATIONS)
+    hidden: str = choice("none", "tanh")
+    classifiers: int = choice(1, 2)
+    bias: bool = choice(True, False)
 
-    def arguments(self, site: Site) -> dict[str, Any]:
-        return {
-            "in_channels": site.in_channels,
-            "classes": site.channels,
-            "features": self.features,
-            "norm": NORMS[self.norm],
-            "activation": ACTIVATIONS[self.activation],
-        }
-
-    def cost(self, site: Site) -> Cost:
-        width = self.features or site.in_channels
-        total = cost.linear(1, width, site.channels) + cost.norm(width)
+    def blueprint(self, site: Site) -> Blueprint:
+        tokens, width = site.tokens, self.features or site.in_channels
+        if tokens and (self.features or tokens < self.classifiers):
+            raise ValueError(
+                f"{self.kind}: {tokens} class tokens come in, but {self.classifiers} classifiers "
+                f"and features of {self.features} are asked for"
+            )
+        norm, features = units.norm(self.norm, width), None
         if self.features:
-            total += cost.linear(site.pixels, site.in_channels, self.features, bias=False)
-        return total
+            features = units.sequence(
+                units.linear(site.in_channels, width, pixels=site.pixels, bias=self.features_bias),
+                norm,
+                units.activation(self.activation),
+            )
+            norm = None
+        elif self.norm_first and not tokens:
+            features, norm = norm, None
+        alone = not tokens and self.classifiers == 1
+        given = {
+            "features": features,
+            "pool": blueprint(TokensAlone if tokens else MeanPool),
+            "norm": norm if tokens or alone else None,
+            "flatten": blueprint(nn.Flatten) if alone else None,
+            "classifier": self._classifiers(site, width, norm),
+        }
+        kept = {name: child for name, child in given.items() if child is not None}
+        return blueprint(PooledHeadModule, **kept)
+
+    def _classifiers(self, site: Site, width: int, norm: Blueprint | None) -> Blueprint:
+        layers = []
+        if self.hidden == "tanh":
+            inner = blueprint(nn.Linear, width, width, cost=cost.linear(1, width, width))
+            layers = [inner, blueprint(nn.Tanh)]
+        keywords = {} if self.bias else {"bias": False}
+        counted = cost.linear(1, width, site.channels, self.bias)
+        layers += [blueprint(nn.Linear, width, site.channels, cost=counted, **keywords)]
+        if site.tokens:
+            return blueprint(
+                TokenClassifiers, classifiers=(units.sequence(*layers),) * self.classifiers
+            )
+        if self.classifiers == 1:
+            return units.sequence(*layers)
+        branch = units.sequence(norm, blueprint(nn.Flatten), *layers)
+        return blueprint(MeanOf, branches=(branch,) * self.classifiers)
 
     def scaled(self, ratio: float) -> PooledHead:
         return replace(self, features=scaled_channels(self.features, ratio))

@@ -3,8 +3,7 @@ spaces few enough to go through, with all their networks listed without `Space`.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -12,88 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from placements import name_of, placed_parts
 from torch import nn
 
-import space  # noqa: F401  (registers the parts)
 from space.files import make_space
-from space.genes import CATEGORIES, Part, Site, gene_choices, lookup, registered
+from space.genes import Part, Site, lookup
 from space.genome import Genome, Stage
 from space.search_space import Codes, Space
 
 
-def some_of(allowed: Sequence[Any]) -> Sequence[Any]:
-    """All values of a gene, or a few of a long range: 0 where it is one, and two small sizes."""
-    if isinstance(allowed, range):
-        return [0, 12, 17] if 0 in allowed else [12, 17]
-    return allowed
+def all_placed() -> list[tuple[Part, Site]]:
+    return list(placed_parts())
 
 
-def make(part: type[Part], genes: dict[str, Any]) -> Part:
-    return part(**genes)
-
-
-def one_gene_at_a_time() -> Iterator[Part]:
-    """Each registered part with all defaults but one gene, which takes each of its values."""
-    for category in CATEGORIES:
-        for part in registered(category).values():
-            yield part()
-            for name, allowed in gene_choices(part).items():
-                for value in some_of(allowed):
-                    yield make(part, {name: value})
-
-
-def random_parts(count: int) -> Iterator[Part]:
-    """`count` random settings of each registered part, the same ones in every run."""
-    rng = random.Random(0)
-    for category in CATEGORIES:
-        for part in registered(category).values():
-            for _ in range(count):
-                choices = gene_choices(part).items()
-                yield make(part, {name: rng.choice(some_of(allowed)) for name, allowed in choices})
-
-
-def every_part() -> list[Part]:
-    return list(dict.fromkeys([*one_gene_at_a_time(), *random_parts(8)]))
-
-
-def sites(part: Part) -> list[Site]:
-    """Small places where a part of its category can stand; sides odd, even and unequal."""
-    if part.category == "stem":
-        return [Site(3, part.channels, 16, 8, part.stride)]
-    if part.category == "head":
-        return [Site(12, 5, 4, 3)]
-    if part.category == "downsampling":
-        return [Site(12, 36, 7, 10, 2), Site(20, 16, 8, 6, 1)]
-    places = [Site(36, 36, 7, 10)]
-    if part.kind == "inverted_bottleneck":
-        places.append(Site(12, 20, 6, 5))
-    return places
-
-
-PLACED = [(part, site) for part in every_part() for site in sites(part)]
-DEFAULTS = [(part, site) for part, site in PLACED if part == type(part)()]
-
-
-def name_of(value: Any) -> str:
-    """A test id: `convnext(context=3)-36x36x7x10`."""
-    if isinstance(value, Site):
-        return f"{value.in_channels}to{value.channels}at{value.height}x{value.width}"
-    default = type(value)()
-    changed = [
-        f"{name}={getattr(value, name)}"
-        for name in gene_choices(type(value))
-        if getattr(value, name) != getattr(default, name)
-    ]
-    return f"{value.kind}({','.join(changed)})"
+def default_placed() -> list[tuple[Part, Site]]:
+    return [(part, site) for part, site in placed_parts() if part == type(part)()]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "placed_part" in metafunc.fixturenames:
-        ids = [f"{name_of(part)}-{name_of(site)}" for part, site in PLACED]
-        metafunc.parametrize("placed_part", PLACED, ids=ids)
-    if "placed_default" in metafunc.fixturenames:
-        ids = [f"{name_of(part)}-{name_of(site)}" for part, site in DEFAULTS]
-        metafunc.parametrize("placed_default", DEFAULTS, ids=ids)
+    for fixture, choose in (("placed_part", all_placed), ("placed_default", default_placed)):
+        if fixture in metafunc.fixturenames:
+            chosen = choose()
+            ids = [f"{name_of(part)}-{name_of(site)}" for part, site in chosen]
+            metafunc.parametrize(fixture, chosen, ids=ids)
 
 
 @pytest.fixture
@@ -108,8 +48,8 @@ def randomise():
                 if not tensor.is_floating_point():
                     continue
                 tensor.normal_(generator=generator).mul_(0.3)
-                if "norm" in name and name.endswith("weight"):
-                    tensor.add_(1)
+                if tensor.dim() == 1 and name.endswith("weight"):
+                    tensor.add_(1)  # of a norm or a scale
                 if name.endswith("running_var"):
                     tensor.abs_().add_(0.5)
         return module.eval()

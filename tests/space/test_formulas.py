@@ -133,180 +133,176 @@ def same(module, x: Tensor, expected: Tensor) -> None:
         torch.testing.assert_close(module(x), expected, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("genes", [{}, {"context": 5, "layer_scale": None, "norm": "batch"}])
-def test_convnext(built, genes):
-    _, module, p, x = built("operator", Site(8, 8, 5, 6), kind="convnext", **genes)
-    y = norm(depthwise(x, p.at("depthwise.")), p.at("norm."))
-    y = pointwise(gelu(pointwise(y, p.at("mlp.expand."))), p.at("mlp.project."))
-    same(module, x, x + scale(y, p))
+ACTIVATIONS = {
+    "gelu": gelu,
+    "relu": lambda x: x.clamp(min=0),
+    "silu": lambda x: x / (1 + (-x).exp()),
+    "hardswish": lambda x: x * (x + 3).clamp(0, 6) / 6,
+}
 
 
-@pytest.mark.parametrize("expansion", [1, 3])
-@pytest.mark.parametrize("channels", [8, 12])
-def test_inverted_bottleneck_as_in_uninet(built, channels, expansion):
-    genes = {"squeeze_excite": True, "norm": "batch", "expansion": expansion}
-    site = Site(8, channels, 5, 4)
+def convolve(x: Tensor, p: Parameters, groups: int, stride: int = 1) -> Tensor:
+    """A centred convolution in `groups` groups of channels."""
+    weight = p["weight"]
+    seen = patches(x, weight.shape[-1], stride, weight.shape[-1] // 2)
+    size, out = x.shape[1] // groups, weight.shape[0] // groups
+    y = torch.cat(
+        [
+            torch.einsum(
+                "nchwab,dcab->ndhw",
+                seen[:, g * size : (g + 1) * size],
+                weight[g * out : (g + 1) * out],
+            )
+            for g in range(groups)
+        ],
+        1,
+    )
+    return y if p.get("bias") is None else y + p["bias"][:, None, None]
+
+
+def test_inverted_bottleneck_as_an_mlp(built):
+    genes = {"context": 0, "norm": "none", "bias": "all", "layer_scale": 0.1, "expansion": 2}
+    _, module, p, x = built("operator", Site(6, 6, 3, 4), kind="inverted_bottleneck", **genes)
+    same(module, x, add_mlp(x, p))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("first_norm", ["layer", "batch"])
+def test_inverted_bottleneck_with_the_convolution_first(built, first_norm, stride):
+    """ConvNeXt's block; with a stride the shortcut is averaged."""
+    genes = {"convolution": "first", "first_norm": first_norm, "norm": "none", "bias": "all"}
+    genes |= {"context": 5, "layer_scale": 0.1, "shortcut": "average"}
+    site = Site(8, 8, 6, 8, stride)
     _, module, p, x = built("operator", site, kind="inverted_bottleneck", **genes)
-    y = x
-    if expansion != 1:
-        y = pointwise(norm(y, p.at("expand.first_norm.")), p.at("expand.linear."))
-        y = gelu(norm(y, p.at("expand.norm.")))
-    y = gelu(norm(depthwise(y, p.at("depthwise.")), p.at("norm.")))
-    gate = pointwise(y.mean((2, 3), keepdim=True), p.at("squeeze_excite.reduce.")).clamp(min=0)
-    gate = pointwise(gate, p.at("squeeze_excite.expand."))
-    y = pointwise(y * (gate + 3).clamp(0, 6) / 6, p.at("project."))
+    b = p.at("branch.")
+    y = norm(depthwise(x, b.at("lead."), stride), b.at("norm."))
+    y = pointwise(gelu(pointwise(y, b.at("expand.0."))), b.at("project."))
+    shortcut = x.unfold(2, stride, stride).unfold(3, stride, stride).mean((4, 5))
+    same(module, x, shortcut + scale(y, p))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [8, 12])
+@pytest.mark.parametrize("style", ["hidden", "out"])
+def test_inverted_bottleneck_as_in_uninet_and_coatnet(built, channels, style, stride):
+    genes = {"squeeze_excite": True, "norm": "batch", "first_norm": "batch", "expansion": 3}
+    genes |= {"squeeze_style": style, "last_norm": "batch" if style == "hidden" else "none"}
+    genes |= {"expansion_of": "in" if style == "hidden" else "out"}
+    genes |= {"shortcut": "max" if style == "hidden" else "average"}
+    site = Site(8, channels, 5, 4, stride)
+    _, module, p, x = built("operator", site, kind="inverted_bottleneck", **genes)
+    b = p.at("branch.")
+    y = gelu(norm(pointwise(norm(x, p.at("norm.")), b.at("expand.0.")), b.at("expand.1.")))
+    assert y.shape[1] == 3 * (8 if style == "hidden" else channels)
+    y = gelu(norm(depthwise(y, b.at("mix.0."), stride), b.at("mix.1.")))
+    inner = ACTIVATIONS["relu" if style == "hidden" else "silu"]
+    gate = inner(pointwise(y.mean((2, 3), keepdim=True), b.at("gate.reduce.")))
+    gate = pointwise(gate, b.at("gate.expand."))
+    gate = (gate + 3).clamp(0, 6) / 6 if style == "hidden" else 1 / (1 + (-gate).exp())
+    y = pointwise(y * gate, b.at("project."))
+    y = norm(y, b.at("last_norm.")) if style == "hidden" else y
     shortcut = x
-    if channels != 8:
-        pool = patches(x, 3, 1, 1, -math.inf).amax((4, 5))
+    if style == "hidden" and (channels != 8 or stride > 1):
+        pool = patches(x, 3, stride, 1, -math.inf).amax((4, 5))
         shortcut = pointwise(pool, p.at("shortcut.1."))
-    same(module, x, shortcut + norm(y, p.at("last_norm.")))
+    if style == "out":
+        if stride > 1:  # the last row's patch holds one row of pixels
+            seen = patches(x, 2, 2, 0, math.nan)
+            shortcut = seen.nanmean((4, 5))
+        if channels != 8:
+            where = p.at("shortcut.1." if stride > 1 else "shortcut.")
+            shortcut = pointwise(shortcut, where)
+    same(module, x, shortcut + y)
 
 
-@pytest.mark.parametrize("channels", [8, 48])  # heads narrower than the width, and wider
-@pytest.mark.parametrize("position", ["none", "relative", "depthwise"])
-@pytest.mark.parametrize("reduction", [1, 2, 4])
-def test_global_attention(built, channels, position, reduction):
-    height, width = 5, 6
-    genes = {"head_dim": 16, "position": position, "kv_reduction": reduction, "expansion": 2}
-    site = Site(channels, channels, height, width)
-    _, module, p, x = built("operator", site, kind="global_attention", **genes)
-    heads = max(1, channels // 16)
-    if position == "depthwise":
-        x_in, x = x, x + depthwise(x, p.at("position.convolution."))
-    else:
-        x_in = x
-    a = p.at("attention.branch.")
-    bias = None
-    if position == "relative":
-        table = a["position.table"]
-        keys = [(i, j) for i in range(0, height, reduction) for j in range(0, width, reduction)]
-        queries = [(y, z) for y in range(height) for z in range(width)]
-        bias = torch.zeros(heads, len(queries), len(keys), dtype=x.dtype)
-        for t, (y, z) in enumerate(queries):
-            for s, (i, j) in enumerate(keys):  # the zero offset is at (height - 1, width - 1)
-                bias[:, t, s] = table[:, i - y + height - 1, j - z + width - 1]
-    normed = norm(x, p.at("attention.norm."))
-    source = normed
-    if reduction > 1:
-        source = norm(depthwise(normed, a.at("reduce.depthwise."), reduction), a.at("reduce.norm."))
-    mixed = torch.zeros_like(x)
-    for n in range(2):
-        q = rows(tokens(normed[n]), a.at("q."))
-        k, v = rows(tokens(source[n]), a.at("kv.")).chunk(2, dim=1)
-        y = rows(attend(q, k, v, heads, bias), a.at("project."))
-        mixed[n] = y.T.reshape(channels, height, width)
-    y = x + scale(mixed, p.at("attention."))
-    same(module, x_in, add_mlp(y, p.at("mlp.")))
-
-
-@pytest.mark.parametrize(
-    ("context", "window"), [(7, (5, 6)), (4, (3, 3)), (5, (5, 3))], ids=["one", "padded", "both"]
-)
-@pytest.mark.parametrize("position", ["none", "relative", "depthwise"])
-def test_window_attention(built, context, window, position):
-    """A map of 5 x 6: contexts of 4 make windows of 3 x 3, with a row of padding at the bottom."""
-    channels, height, width = 32, 5, 6
-    genes = {"context": context, "head_dim": 16, "position": position, "expansion": 2}
-    site = Site(channels, channels, height, width)
-    _, module, p, x = built("operator", site, kind="window_attention", **genes)
-    x_in = x
-    if position == "depthwise":
-        x = x + depthwise(x, p.at("position.convolution."))
-    a = p.at("attention.branch.")
-    normed = norm(x, p.at("attention.norm."))
-    mixed = torch.zeros_like(x)
-    down, across = window
-    inside = [(i, j) for i in range(down) for j in range(across)]
-    for n in range(2):
-        for top in range(0, height, down):
-            for left in range(0, width, across):
-                cell = torch.zeros(len(inside), channels, dtype=x.dtype)
-                for t, (i, j) in enumerate(inside):
-                    if top + i < height and left + j < width:
-                        cell[t] = normed[n, :, top + i, left + j]
-                bias = None
-                if position == "relative":
-                    bias = torch.zeros(2, len(inside), len(inside), dtype=x.dtype)
-                    for t, (y, z) in enumerate(inside):
-                        for s, (i, j) in enumerate(inside):
-                            offset = i - y + down - 1, j - z + across - 1
-                            bias[:, t, s] = a["position.table"][:, offset[0], offset[1]]
-                k, v = rows(cell, a.at("kv.")).chunk(2, dim=1)
-                out = rows(attend(rows(cell, a.at("q.")), k, v, 2, bias), a.at("project."))
-                for t, (i, j) in enumerate(inside):
-                    if top + i < height and left + j < width:
-                        mixed[n, :, top + i, left + j] = out[t]
-    y = x + scale(mixed, p.at("attention."))
-    same(module, x_in, add_mlp(y, p.at("mlp.")))
-
-
-@pytest.mark.parametrize("genes", [{}, {"token_ratio": 0.25, "layer_scale": 0.1, "norm": "batch"}])
-def test_token_mlp(built, genes):
-    site = Site(12, 12, 4, 5)
-    _, module, p, x = built("operator", site, kind="token_mlp", **genes)
-    t = p.at("tokens.branch.")
-    y = norm(x, p.at("tokens.norm.")).reshape(2, 12, 20)
-    hidden = torch.einsum("ncs,ts->nct", y, t["expand.weight"]) + t["expand.bias"]
-    assert hidden.shape[2] == (4 if genes else 6)  # at least 4; else token_ratio * channels
-    y = torch.einsum("nct,st->ncs", gelu(hidden), t["project.weight"]) + t["project.bias"]
-    y = x + scale(y.reshape(x.shape), p.at("tokens."))
-    same(module, x, add_mlp(y, p.at("mlp.")))
-
-
-@pytest.mark.parametrize("genes", [{}, {"levels": 3, "context": 5, "layer_scale": 0.1}])
-def test_focal_modulation(built, genes):
-    channels, levels = 8, genes.get("levels", 2)
-    site = Site(channels, channels, 5, 6)
-    _, module, p, x = built("operator", site, kind="focal_modulation", **genes)
-    f = p.at("modulation.branch.")
-    y = pointwise(norm(x, p.at("modulation.norm.")), f.at("expand."))
-    query, context = y[:, :channels], y[:, channels : 2 * channels]
-    gates = y[:, 2 * channels :]
-    total = torch.zeros_like(query)
-    for level in range(levels):
-        weight = f[f"levels.{level}.depthwise.weight"]
-        assert weight.shape[-1] == genes.get("context", 3) + 2 * level
-        context = gelu(depthwise(context, f.at(f"levels.{level}.depthwise.")))
-        total = total + gates[:, level : level + 1] * context
-    total = total + gates[:, levels:] * gelu(context.mean((2, 3), keepdim=True))
-    assert gates.shape[1] == levels + 1
-    y = pointwise(query * pointwise(total, f.at("modulator.")), f.at("project."))
-    y = x + scale(y, p.at("modulation."))
-    same(module, x, add_mlp(y, p.at("mlp.")))
+@pytest.mark.parametrize("groups", [0, 2])
+@pytest.mark.parametrize("form", ["cmt", "smt", "moganet", "visformer"])
+def test_inverted_bottleneck_as_a_feed_forward_layer(built, form, groups):
+    genes = {
+        "cmt": {"norm": "batch", "last_norm": "batch", "activation_first": True, "bias": "all"},
+        "smt": {"norm": "none", "bias": "all", "activate": "convolution"},
+        "moganet": {"norm": "none", "bias": "all", "activate": "convolution"},
+        "visformer": {"norm": "none", "bias": "none"},
+    }[form]
+    genes |= {"inner_shortcut": form in ("cmt", "smt"), "aggregation": form == "moganet"}
+    site = Site(6, 6, 4, 5)
+    _, module, p, x = built(
+        "operator", site, kind="inverted_bottleneck", expansion=2, groups=groups, **genes
+    )
+    b, u = p.at("branch."), norm(x, p.at("norm."))
+    expand = "expand." if form in ("smt", "moganet") else "expand.0."
+    u = pointwise(u, b.at(expand))
+    u = gelu(u) if form in ("cmt", "visformer") else u
+    u = norm(u, b.at("expand.2.")) if form == "cmt" else u
+    mix = {"cmt": "mix.0.branch.", "smt": "mix.0.branch.", "moganet": "mix.0.0."}.get(
+        form, "mix.0."
+    )
+    y = convolve(u, b.at(mix), groups or 12)
+    y = gelu(y + u if form in ("cmt", "smt") else y)
+    y = norm(y, b.at("mix.2.")) if form == "cmt" else y
+    if form == "moganet":
+        a = b.at("mix.1.")
+        y = y + a["scale"][:, None, None] * (y - gelu(pointwise(y, a.at("reduce."))))
+    y = pointwise(y, b.at("project."))
+    y = norm(y, b.at("last_norm.")) if form == "cmt" else y
+    same(module, x, x + y)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("norm_first", [False, True])
-@pytest.mark.parametrize("kernel", [2, 3])
+@pytest.mark.parametrize("kernel", [2, 3, 4])
 @pytest.mark.parametrize("shortcut", [False, True])
-def test_strided_convolution(built, stride, norm_first, kernel, shortcut):
-    site = Site(6, 8, 5, 6, stride)
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_strided_convolution(built, stride, norm_first, kernel, shortcut, activation):
+    site = Site(6, 12, 5, 6, stride)
     genes = {"kernel": kernel, "norm_first": norm_first, "shortcut": shortcut}
+    genes |= {"activation": activation, "grouped": kernel == 4}
     _, module, p, x = built("downsampling", site, kind="strided_convolution", **genes)
-    y = norm(x, p.at("norm.")) if norm_first else x
-    seen = patches(y, kernel, stride, (kernel - 1) // 2)
-    y = torch.einsum("nchwab,dcab->ndhw", seen, p["convolution.weight"])
-    y = y + p["convolution.bias"][:, None, None]
-    y = y if norm_first else norm(y, p.at("norm."))
+    b = p.at("branch.") if shortcut else p
+    weight = b["convolution.weight"]
+    active = ACTIVATIONS.get(activation, lambda x: x)
+    y = active(norm(x, b.at("norm."))) if norm_first else x
+    front = 0 if (kernel, stride) == (2, 2) else (kernel - 1) // 2
+    seen = patches(y, kernel, stride, front)
+    if kernel == 4:  # as many groups as channels come in: each gives two
+        y = torch.einsum("nchwab,cdab->ncdhw", seen, weight.unflatten(0, (6, 2))[:, :, 0])
+        y = y.flatten(1, 2)
+    else:
+        y = torch.einsum("nchwab,dcab->ndhw", seen, weight)
+    y = y + b["convolution.bias"][:, None, None]
+    y = y if norm_first else active(norm(y, b.at("norm.")))
     same(module, x, y + pooled_shortcut(x, p.at("shortcut."), stride) if shortcut else y)
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "front"), [(3, 2, 1), (4, 4, 0), (7, 4, 3), (4, 2, 1), (4, 1, 1)]
+    ("kernel", "step", "front"), [(3, 2, 1), (4, 4, 0), (7, 4, 3), (4, 2, 1), (4, 1, 1)]
 )
-def test_convolution_stem(built, kernel, stride, front):
-    genes = {"channels": 5, "kernel": kernel, "stride": stride, "bias": True}
-    site = Site(3, 5, 8, 12, stride)
+def test_convolution_stem(built, kernel, step, front):
+    genes = {"channels": 5, "kernel": kernel, "step": step, "bias": True}
+    site = Site(3, 5, 8, 12, step)
     _, module, p, x = built("stem", site, kind="convolution", **genes)
-    seen = patches(x, kernel, stride, front)
-    y = torch.einsum("nchwab,dcab->ndhw", seen, p["convolution.weight"])
-    same(module, x, gelu(norm(y + p["convolution.bias"][:, None, None], p.at("norm."))))
+    seen = patches(x, kernel, step, front)
+    y = torch.einsum("nchwab,dcab->ndhw", seen, p["0.weight"])
+    same(module, x, gelu(norm(y + p["0.bias"][:, None, None], p.at("1."))))
+
+
+def test_convolution_stem_of_several(built):
+    genes = {"channels": 6, "before": [[3, 2, 0.5], [3, 1, 0.5]], "before_norm": "batch"}
+    genes |= {"before_activation": "relu", "activation": "none", "norm": "none", "pool": True}
+    genes |= {"last_norm": "layer"}
+    _, module, p, x = built("stem", Site(3, 6, 16, 24, 8), kind="convolution", **genes)
+    for i, stride in ((0, 2), (3, 1)):
+        x_in = x if i == 0 else y
+        y = norm(convolve(x_in, p.at(f"{i}."), 1, stride), p.at(f"{i + 1}.")).clamp(min=0)
+    y = norm(convolve(y, p.at("6."), 1, 2), p.at("9."))
+    same(module, x, patches(y, 3, 2, 1, -math.inf).amax((4, 5)))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_local_dsm(built, stride):
     _, module, p, x = built("downsampling", Site(6, 8, 5, 6, stride), kind="local_dsm")
-    y = pointwise(norm(depthwise(x, p.at("depthwise."), stride), p.at("norm.")), p.at("linear."))
+    b = p.at("branch.")
+    y = pointwise(norm(depthwise(x, b.at("0."), stride), b.at("1.")), b.at("2."))
     same(module, x, y + pooled_shortcut(x, p.at("shortcut."), stride))
 
 
@@ -332,13 +328,40 @@ def test_cross_attention_dsm(built, kind, channels, stride):
     genes = {"head_dim": 16, "norm": "batch"}
     _, module, p, x = built("downsampling", site, kind=kind, **genes)
     convolve = depthwise if kind == "local_global_dsm" else along_the_sequence
-    queries = norm(convolve(x, p.at("depthwise."), stride), p.at("norm."))
-    queries = norm(pointwise(queries, p.at("q.")), p.at("q_norm."))
-    normed = norm(x, p.at("kv_norm."))
+    queries = norm(convolve(x, p.at("query.0."), stride), p.at("query.1."))
+    queries = norm(pointwise(queries, p.at("query.2.")), p.at("query.3."))
+    normed = norm(x, p.at("key_value.0."))
     expected = pooled_shortcut(x, p.at("shortcut."), stride)
     for n in range(2):
-        k, v = rows(tokens(normed[n]), p.at("kv.")).chunk(2, dim=1)
+        k, v = rows(tokens(normed[n]), p.at("key_value.1.")).chunk(2, dim=1)
         y = attend(tokens(queries[n]), k, v, max(1, channels // 16))
         y = rows(y, p.at("project.")).T
         expected[n] += y.reshape(expected.shape[1:])
     same(module, x, expected)
+
+
+@pytest.mark.parametrize("hidden", ["none", "tanh"])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_pooled_head(built, norm_first, hidden):
+    genes = {"norm_first": norm_first, "hidden": hidden}
+    _, module, p, x = built("head", Site(6, 5, 3, 4), kind="pooled", **genes)
+    mean = {"dim": (2, 3), "keepdim": True}
+    y = (
+        norm(x, p.at("features.")).mean(**mean)
+        if norm_first
+        else norm(x.mean(**mean), p.at("norm."))
+    )
+    y = y.flatten(1)
+    if hidden == "tanh":
+        y = rows(y, p.at("classifier.0.")).tanh()
+    same(module, x, rows(y, p.at("classifier.2." if hidden == "tanh" else "classifier.")))
+
+
+def test_pooled_head_of_two_classifiers(built):
+    genes = {"norm": "batch", "classifiers": 2}
+    _, module, p, x = built("head", Site(6, 5, 3, 4), kind="pooled", **genes)
+    mean, logits = x.mean((2, 3), keepdim=True), []
+    for branch in range(2):
+        b = p.at(f"classifier.branches.{branch}.")
+        logits.append(rows(norm(mean, b.at("0.")).flatten(1), b.at("2.")))
+    same(module, x, (logits[0] + logits[1]) / 2)

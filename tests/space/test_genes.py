@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from space.operators.embedding import Embedding
 
 from space.genes import (
     Part,
@@ -12,14 +13,16 @@ from space.genes import (
     choice,
     gene_choices,
     lookup,
+    number,
     operator,
     part_from_json,
     part_to_json,
     registered,
+    rows,
     scaled_channels,
     whole,
 )
-from space.operators.convnext import ConvNeXt
+from space.operators.inverted_bottleneck import InvertedBottleneck
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +33,16 @@ class Example(Part):
     factor: float | None = choice(None, 0.5, 1.0, default=0.5)
     flag: bool = choice(False, True)
     width: int = whole(1, 64, default=8)
+    ratio: float = number(0.5, 8, default=4)
+    layers: tuple = rows(kernel=(3, 5), width=range(1, 9), examples=((), ((3, 1),)))
 
 
 Example.kind = "example"
 
 
 def test_defaults_are_the_first_or_the_one_named():
-    assert Example() == Example(side=3, factor=0.5, flag=False, width=8)
-    assert list(gene_choices(Example)) == ["side", "factor", "flag", "width"]
+    assert Example() == Example(side=3, factor=0.5, flag=False, width=8, ratio=4, layers=())
+    assert list(gene_choices(Example)) == ["side", "factor", "flag", "width", "ratio", "layers"]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,12 @@ def test_defaults_are_the_first_or_the_one_named():
         ({"width": 65}, "width is 65, but must be a whole number from 1 to 64"),
         ({"width": 8.0}, "width is 8.0, but must be a whole number from 1 to 64"),
         ({"width": True}, "width is True, but must be a whole number from 1 to 64"),
+        ({"ratio": 9}, "ratio is 9, but must be a number from 0.5 to 8"),
+        ({"ratio": True}, "ratio is True, but must be a number from 0.5 to 8"),
+        ({"ratio": float("nan")}, "ratio is nan, but must be a number from 0.5 to 8"),
+        ({"layers": 3}, r"layers is 3, but must be a list of rows \(kernel: one of 3, 5; width: a"),
+        ({"layers": [[3]]}, r"layers is \[\[3\]\], but must be a list of rows"),
+        ({"layers": [[4, 1]]}, r"layers is \[\[4, 1\]\], but must be a list of rows"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(genes, message):
@@ -60,24 +71,43 @@ def test_a_wrong_value_is_refused_by_name(genes, message):
         Example(**genes)
 
 
+def test_a_gene_is_kept_in_one_way():
+    """Equal networks must be equal genomes: lists are tuples, and 4.0 is 4."""
+    part = Example(ratio=4.0, layers=[[3, 1], (5, 2)])
+    assert part == Example(ratio=4, layers=((3, 1), (5, 2)))
+    assert (type(part.ratio), part.layers) == (int, ((3, 1), (5, 2)))
+    assert Example(ratio=3.5).ratio == 3.5
+    assert hash(part) == hash(Example(layers=((3, 1), (5, 2))))
+
+
 def test_parts_are_values():
-    assert ConvNeXt(context=5) == ConvNeXt(context=5)
-    assert hash(ConvNeXt(context=5)) == hash(ConvNeXt(context=5))
-    assert ConvNeXt(context=5) != ConvNeXt(context=7)
+    assert InvertedBottleneck(context=5) == InvertedBottleneck(context=5)
+    assert hash(InvertedBottleneck(context=5)) == hash(InvertedBottleneck(context=5))
+    assert InvertedBottleneck(context=5) != InvertedBottleneck(context=7)
     with pytest.raises(AttributeError):
-        ConvNeXt().context = 5
+        InvertedBottleneck().context = 5
 
 
 def test_json_has_names_and_values():
-    assert part_to_json(ConvNeXt(context=5, layer_scale=None)) == {
-        "kind": "convnext",
-        "expansion": 4,
+    part = InvertedBottleneck(context=5, layer_scale=None, expansion=3.6)
+    data = part_to_json(part)
+    assert data["kind"] == "inverted_bottleneck"
+    assert (data["context"], data["layer_scale"], data["expansion"]) == (5, None, 3.6)
+    assert list(data)[1:] == list(gene_choices(InvertedBottleneck))
+    assert part_to_json(part, brief=True) == {
+        "kind": "inverted_bottleneck",
+        "expansion": 3.6,
         "context": 5,
-        "layer_scale": None,
-        "norm": "layer",
-        "activation": "gelu",
     }
-    assert part_from_json("operator", {"kind": "convnext", "context": 5}) == ConvNeXt(context=5)
+    assert part_from_json("operator", data) == part
+
+
+def test_an_operator_may_stand_for_a_downsampling_module():
+    assert lookup("downsampling", "inverted_bottleneck") is InvertedBottleneck
+    assert "inverted_bottleneck" not in registered("downsampling")
+    with pytest.raises(ValueError, match="strided_convolution, or any operator"):
+        lookup("downsampling", "convolve")
+    assert not set(registered("operator")) & set(registered("downsampling"))
 
 
 @pytest.mark.parametrize(
@@ -87,11 +117,17 @@ def test_json_has_names_and_values():
             {"kind": "mbconv"},
             "unknown operator 'mbconv'; registered: " + ", ".join(registered("operator")),
         ),
-        ({"kind": ["convnext"]}, r"unknown operator \['convnext'\]; registered"),
+        ({"kind": ["mlp"]}, r"unknown operator \['mlp'\]; registered"),
         ({"context": 5}, "an? operator must be an object with a 'kind'"),
-        ("convnext", "must be an object with a 'kind', not 'convnext'"),
-        ({"kind": "convnext", "heads": 2}, "convnext: unknown gene 'heads'; its genes: expansion"),
-        ({"kind": "convnext", "context": 4}, "convnext: context is 4, but must be one of 3, 5"),
+        ("mlp", "must be an object with a 'kind', not 'mlp'"),
+        (
+            {"kind": "inverted_bottleneck", "heads": 2},
+            "inverted_bottleneck: unknown gene 'heads'; its genes: expansion",
+        ),
+        (
+            {"kind": "inverted_bottleneck", "context": 4},
+            "inverted_bottleneck: context is 4, but must be one of 0, 3, 5",
+        ),
     ],
 )
 def test_bad_parts_are_refused_by_name(data, message):
@@ -100,9 +136,9 @@ def test_bad_parts_are_refused_by_name(data, message):
 
 
 def test_a_kind_belongs_to_one_part():
-    with pytest.raises(ValueError, match=r"operator 'convnext' is already registered by space\."):
-        operator("convnext")(Example)
-    assert lookup("operator", "convnext") is ConvNeXt
+    with pytest.raises(ValueError, match=r"operator 'embedding' is already registered by space\."):
+        operator("embedding")(Example)
+    assert lookup("operator", "embedding") is Embedding
     with pytest.raises(TypeError, match="must be a dataclass"):
         operator("plain")(Plain)
     assert "plain" not in registered("operator")
@@ -114,7 +150,9 @@ class Plain:
 
 def test_every_kind_is_a_file_of_ours():
     assert list(registered("operator")) == sorted(registered("operator"))
-    assert {"convnext", "global_attention", "token_mlp"} < set(registered("operator"))
+    assert {"inverted_bottleneck", "attention", "token_mlp", "modulation"} < set(
+        registered("operator")
+    )
     assert {"local_dsm", "local_global_dsm", "global_dsm"} < set(registered("downsampling"))
 
 

@@ -7,6 +7,8 @@ import json
 
 import pytest
 import torch
+from space.operators.embedding import Embedding
+from space.operators.modulation import Modulation
 
 from space.downsampling.local import LocalDsm
 from space.downsampling.strided_convolution import StridedConvolution
@@ -14,8 +16,6 @@ from space.genes import CATEGORIES, lookup, registered
 from space.genome import Genome, Stage
 from space.heads.pooled import PooledHead
 from space.network import build
-from space.operators.convnext import ConvNeXt
-from space.operators.focal_modulation import FocalModulationOperator
 from space.operators.inverted_bottleneck import InvertedBottleneck
 from space.presets import presets
 from space.stems.convolution import ConvolutionStem
@@ -27,13 +27,13 @@ def example() -> Genome:
         classes=10,
         stem=ConvolutionStem(channels=8),
         stages=(
-            Stage(channels=12, blocks=(InvertedBottleneck(), ConvNeXt(layer_scale=None))),
+            Stage(channels=12, blocks=(InvertedBottleneck(), InvertedBottleneck(context=5))),
             Stage(channels=16, stride=2, downsample=LocalDsm(), blocks=()),
             Stage(
                 channels=20,
                 stride=2,
                 downsample=StridedConvolution(kernel=3),
-                blocks=(FocalModulationOperator(levels=3),),
+                blocks=(Modulation(levels=3),),
             ),
         ),
         head=PooledHead(features=24),
@@ -80,7 +80,8 @@ def test_parts_in_the_order_of_the_network():
 def test_paths_are_the_names_of_the_modules():
     network = build(example())
     for placed in example().parts():
-        assert isinstance(network.get_submodule(placed.path), placed.part.module)
+        plan = placed.part.blueprint(placed.site)
+        assert type(network.get_submodule(placed.path)) is plan.module
     assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     assert sum(p.numel() for p in network.parameters()) == example().cost().params
 
@@ -103,20 +104,20 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resolution": 30}, "resolution is 30, but must be a multiple of the total stride 8"),
+        ({"resolution": 31}, "resolution is 31, but must be a multiple of the stem's stride 2"),
         ({"resolution": "32"}, "resolution is '32', but must be a whole number of at least 1"),
         ({"classes": True}, "classes is True, but must be a whole number"),
         ({"format": 2}, "genome format 2 is unknown; this reads 1"),
         ({"head": ...}, "the genome lacks 'head'"),
         ({"stages": []}, "at least one stage"),
         ({"stages": {}}, "stages must be a list, not dict"),
-        ({"stages": ["convnext"]}, "stage 0 must be an object, not str"),
+        ({"stages": ["mlp"]}, "stage 0 must be an object, not str"),
         ({"stages__1__channels": ...}, "stage 1 lacks 'channels'"),
         ({"stages__1__channels": 0}, "stage 1: channels is 0, but must be a whole number"),
         ({"stages__1__downsample": None}, "stage 1: a stage of stride 2 needs a downsampling"),
         ({"stages__2__blocks": "x"}, "stage 2: blocks must be a list, not str"),
         ({"stages__2__blocks": [{"kind": "y"}]}, "stage 2: unknown operator 'y'; registered: "),
-        ({"stem__stride": 3}, "convolution: stride is 3, but must be one of 1, 2, 4"),
+        ({"stem__step": 3}, "convolution: step is 3, but must be one of 1, 2, 4"),
         ({"stem__kind": "patch_embedding"}, "unknown stem 'patch_embedding'; registered: "),
     ],
 )
@@ -128,6 +129,12 @@ def test_bad_genomes_are_refused_by_name(changes, message):
 def test_a_genome_must_be_an_object():
     with pytest.raises(ValueError, match="a genome must be an object, not list"):
         Genome.from_json([])
+
+
+def test_what_travels_beside_the_map_is_checked():
+    tokens = Stage(channels=12, blocks=(InvertedBottleneck(), Embedding(tokens=1)))
+    with pytest.raises(ValueError, match=r"stages.1.downsample: local_dsm takes map, but tokens"):
+        example().at(stages=(tokens, *example().stages[1:]))
 
 
 def test_an_empty_stage_is_refused():

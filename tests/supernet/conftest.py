@@ -2,48 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from placements import genes_of, made, settings, stands, values_of
 
-import space  # noqa: F401  (registers the parts)
 from space.files import make_space
-from space.genes import gene_choices, registered
+from space.genes import Part, Site, gene_choices, registered
 from space.search_space import Space
 from supernet.network import Supernet
 
-HOSTS = [("operator", kind) for kind in registered("operator")]
-HOSTS += [("downsampling", kind) for kind in registered("downsampling")]
+WIDTHS = ((16, 48), (32, 48))  # of the two stages of a host; maps of 8 x 8 and 4 x 4
+SIDES = (8, 4)
+MOST = 32  # settings of a part in one host
 
 
-def few(allowed: Sequence[Any]) -> list[Any]:
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A part with several values of some of its genes; the others are the same everywhere."""
+
+    category: str
+    kind: str
+    genes: tuple[tuple[str, tuple[Any, ...]], ...]
+
+    def __str__(self) -> str:
+        searched = ",".join(name for name, values in self.genes if len(values) > 1)
+        return f"{self.kind}({searched})"
+
+
+def stand(category: str) -> list[Site]:
+    """Where the part of a host stands."""
+    found = []
+    for i, (side, widths) in enumerate(zip(SIDES, WIDTHS, strict=True)):
+        before = (8, 12) if i == 0 else WIDTHS[0]
+        if category == "operator":
+            found += [Site(width, width, side, side) for width in widths]
+        else:
+            pairs = product(before, widths)
+            found += [Site(a, b, side * (i + 1), side * (i + 1), i + 1) for a, b in pairs]
+    return found
+
+
+def fits(kind: type[Part], genes: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether every combination of the values can stand wherever the host has it."""
+    for values in product(*genes.values()):
+        part = made(kind, **dict(zip(genes, values, strict=True)))
+        if part is None or not all(stands(part, site) for site in stand(part.category)):
+            return False
+    return True
+
+
+def few(allowed: Any) -> list[Any]:
     """The smallest, the middle and the largest value of a gene."""
-    places = sorted({0, len(allowed) // 2, len(allowed) - 1})
-    return [allowed[place] for place in places]
+    values = list(values_of(allowed))
+    return [values[place] for place in sorted({0, len(values) // 2, len(values) - 1})]
 
 
-def space_around(category: str, kind: str) -> Space:
-    """A space in which one part has several values of each gene and stands at several widths."""
-    genes = {name: few(values) for name, values in gene_choices(registered(category)[kind]).items()}
+@cache
+def hosts() -> tuple[Host, ...]:
+    """Spaces that between them search every gene of every part that takes and gives a map alone."""
+    found = []
+    for category in ("operator", "downsampling"):
+        for kind in registered(category).values():
+            found += [Host(category, kind.kind, tuple(g.items())) for g in gene_groups(kind)]
+    return tuple(found)
+
+
+def gene_groups(kind: type[Part]) -> list[dict[str, tuple[Any, ...]]]:
+    """Genes with the values that go together, starting from the defaults or a published setting."""
+    groups: list[dict[str, tuple[Any, ...]]] = []
+    for gene, allowed in gene_choices(kind).items():
+        for group in groups:
+            wider = group | {gene: both(kind, group, gene, allowed)}
+            size = math.prod(len(values) for values in wider.values())
+            if len(wider[gene]) > 1 and size <= MOST and fits(kind, wider):
+                group[gene] = wider[gene]
+                break
+        else:
+            for start in settings(kind):
+                base = {name: (value,) for name, value in genes_of(start).items()}
+                values = both(kind, base, gene, allowed)
+                if len(values) > 1:
+                    groups.append(base | {gene: values})
+                    break
+    alone = {name: (value,) for name, value in genes_of(kind()).items()}
+    return groups or ([alone] if fits(kind, alone) else [])
+
+
+def both(kind: type[Part], base: dict[str, tuple[Any, ...]], gene: str, allowed: Any) -> tuple:
+    """The values of a gene that fit a single setting of the others."""
+    first = {name: values[:1] for name, values in base.items()}
+    return tuple(value for value in few(allowed) if fits(kind, first | {gene: (value,)}))
+
+
+def space_around(host: Host) -> Space:
+    """A space in which one part has several values of its genes and stands at several widths."""
     operators: dict[str, Any] = {"inverted_bottleneck": {"expansion": [1]}}
     downsampling: dict[str, Any] = {"local_dsm": {}}
-    host = operators if category == "operator" else downsampling
-    host.clear()
-    host[kind] = genes
+    options = operators if host.category == "operator" else downsampling
+    options.clear()
+    options[host.kind] = {name: list(values) for name, values in host.genes}
     stages = [
-        {"channels": [12, 36], "depth": [1, 2], "stride": 2},
-        {"channels": [20, 32, 48], "depth": [1], "stride": 1},
+        {
+            "channels": list(widths),
+            "depth": [1, 2] if i == 0 else [1],
+            "stride": i + 1,
+            "operators": operators,
+            "downsampling": downsampling,
+        }
+        for i, widths in enumerate(WIDTHS)
     ]
-    for stage in stages:
-        stage |= {"operators": operators, "downsampling": downsampling}
     return make_space(
         {
-            "name": kind,
-            "resolution": [24],
+            "name": host.kind,
+            "resolution": [16],
             "classes": 5,
-            "stem": {"convolution": {"channels": [8, 12], "stride": [2], "norm": ["layer"]}},
+            "stem": {"convolution": {"channels": [8, 12], "norm": ["layer"]}},
             "stages": stages,
             "head": {"pooled": {"features": [0], "norm": ["layer"]}},
         }
@@ -56,8 +136,8 @@ def randomise(supernet: Supernet, seed: int = 0) -> Supernet:
     with torch.no_grad():
         for name, weight in supernet.weights.items():
             weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
-            if "norm" in name and name.endswith("weight"):
-                weight.add_(1)
+            if weight.dim() == 1 and name.endswith("weight"):
+                weight.add_(1)  # of a norm or a scale
     return supernet
 
 
@@ -65,6 +145,11 @@ def randomise(supernet: Supernet, seed: int = 0) -> Supernet:
 def host_space():
     """Makes the space around a part, given its category and kind."""
     return space_around
+
+
+@pytest.fixture(scope="session", name="hosts")
+def all_hosts():
+    return hosts
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +165,7 @@ def small_space() -> Space:
             "name": "small",
             "resolution": [8],
             "classes": 3,
-            "stem": {"convolution": {"channels": [4, 8], "stride": [2]}},
+            "stem": {"convolution": {"channels": [4, 8]}},
             "stages": [
                 {
                     "channels": [8, 12],
@@ -110,4 +195,4 @@ def one_thread() -> Iterator[None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "host" in metafunc.fixturenames:
-        metafunc.parametrize("host", HOSTS, ids=[kind for _, kind in HOSTS])
+        metafunc.parametrize("host", hosts(), ids=str)
