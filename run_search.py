@@ -32,8 +32,9 @@ from torch import Tensor
 
 from evaluator.data import ImageData, data_classes, load_data
 from evaluator.scoring import SupernetEvaluator
-from results.console import Console, duration, table
-from results.history import Row, Run
+from results import commands
+from results.console import BAD_INPUT, CommandLine, Console, duration, table
+from results.history import FROM_PRESET, Row, Run
 from results.run_folder import (
     RunFolder,
     best_at_budget,
@@ -49,6 +50,7 @@ from search.loop import search
 from search.proposals import BAND, Proposals, Reachable
 from search.runner import LocalRunner
 from search.settings import FREE_ON_RESUME, Settings
+from search.warm_start import Start, warm_start
 from space.budget import EXAMPLES, Budget, quantity
 from space.cost_table import CostTable
 from space.files import check_doors, make_space, read_definition, shipped_spaces
@@ -59,7 +61,7 @@ from space.search_space import Space
 from supernet.network import Supernet
 from supernet.training import Batches, Trainer, TrainingSettings, normalise
 
-BAD_INPUT, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 # What the world does to files, and no fault of the program.
 _OUTSIDE = frozenset(
     (
@@ -79,17 +81,20 @@ LISTINGS = ("operators", "downsampling", "stems", "heads", "spaces", "presets", 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code. Bad input is one line and exit code 2."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
+    options = read_words(sys.argv[1:] if arguments is None else arguments)
     console = Console(quiet=options.quiet, json_output=options.json)
     try:
+        if "action" in options:
+            load_plugins(getattr(options, "plugin", None) or ())
+            return options.action(options, console)
         if options.list:
             load_plugins(options.plugin or ())
             console.listing(options.list, listing(options.list))
             return 0
         return run(options, console)
     except KeyboardInterrupt:
-        console.error("stopped; what was scored is kept" + _how_to_go_on(options))
+        kept = "" if "action" in options else "; what was scored is kept"
+        console.error(f"stopped{kept}{_how_to_go_on(options)}")
         return INTERRUPTED
     except ValueError as error:
         console.error(str(error))
@@ -115,16 +120,20 @@ def _how_to_go_on(options: argparse.Namespace) -> str:
 # ---- the command line
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        self.exit(BAD_INPUT, f"run_search.py: {message}; see --help\n")
+def read_words(words: Sequence[str]) -> argparse.Namespace:
+    """The options of a search, or of the command that the first word names."""
+    if words and words[0] in commands.PARSERS:
+        return commands.PARSERS[words[0]]().parse_args(words[1:])
+    return make_parser().parse_args(words)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Options that are settings default to None here: what is not given is decided later."""
-    parser = _Parser(
+    parser = CommandLine(
         prog="run_search.py",
         description="Searches for a vision backbone inside a budget.",
+        epilog="Other commands: 'run_search.py zoo --help' for the published networks, "
+        "'run_search.py scale --help' to make a network larger and smaller.",
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what to search")
@@ -138,6 +147,12 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--plugin", action="append", help="a Python file with parts of your own")
     how = parser.add_argument_group("how to search")
     how.add_argument("--controller", help=", ".join(CONTROLLERS))
+    how.add_argument(
+        "--warm-start",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="score published networks first, scaled to the budget, as far as the space has them",
+    )
     how.add_argument("--evaluations", type=int, help="candidates to score")
     how.add_argument("--batch", type=int, help="candidates asked for at a time")
     how.add_argument("--seed", type=int)
@@ -271,6 +286,7 @@ def _preset_facts(name: str) -> dict[str, Any]:
     cost = preset.genome.cost()
     return {
         "name": preset.name,
+        "kind": preset.kind,
         "resolution": preset.genome.resolution,
         "macs": cost.macs,
         "params": cost.params,
@@ -326,6 +342,10 @@ class Job:
         return settings.proxy_width == 1 and self.space.resolution.choices == (
             settings.proxy_resolution,
         )
+
+    def starts(self) -> list[Start]:
+        """The published networks that are scored first, if that was asked for."""
+        return warm_start(self.proposals, presets().values()) if self.settings.warm_start else []
 
     def training(self) -> TrainingSettings:
         settings = self.settings
@@ -482,6 +502,7 @@ def make_plan(job: Job, reachable: Reachable, folder: RunFolder) -> dict[str, An
     return {
         "settings": job.settings.to_plain(),
         "folder": str(folder.path),
+        "warm_start": [start.name for start in job.starts()],
         "budget": job.budget.limits(),
         "space": {
             "name": job.space.name,
@@ -554,11 +575,18 @@ def show_plan(
         f"Space {space['name']!r}: {size}",
         costs,
         f"Budget {settings.budget}: {inside}",
+        *([_starts_text(plan["warm_start"])] if settings.warm_start else []),
         f"Supernet: {supernet}.",
         f"Time on this machine, measured now: {time_needed}.",
         f"Run folder: {folder.path}",
         table("Settings", ["setting", "value"], chosen),
     ]
+
+
+def _starts_text(names: Sequence[str]) -> str:
+    if not names:
+        return "Warm start: this space has none of the published networks at this budget."
+    return f"Warm start with {len(names)} published networks: {', '.join(names)}."
 
 
 def describe_budget(budget: Budget) -> str:
@@ -720,7 +748,15 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
         known = len(store.statuses())
         if known >= settings.evaluations:
             return
-        controller = make_controller(settings.controller, job.proposals, settings.seed)
+        starts = job.starts()
+        if settings.warm_start and not known:
+            console.say(_starts_text([start.name for start in starts]))
+        controller = make_controller(
+            settings.controller,
+            job.proposals,
+            settings.seed,
+            first=[start.row for start in starts],
+        )
         runner = make_runner(job, trainer, data)
         try:
             with console.progress("scoring candidates", settings.evaluations, known) as meter:
@@ -732,6 +768,10 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
                     batch=settings.batch,
                     budget=job.budget,
                     origin=settings.controller,
+                    origins={
+                        job.space.decode(start.row).digest: f"{FROM_PRESET}{start.name}"
+                        for start in starts
+                    },
                     on_batch=lambda progress: meter.update(progress.done, best_so_far(job, store)),
                 )
         except RuntimeError as error:  # nothing can be scored, or no worker is left

@@ -34,7 +34,8 @@ class Evaluator(Protocol):
 class Result:
     """One evaluated candidate, as controllers and logs see it.
 
-    `score` and `reward` are None where the evaluation failed; `error` then says why.
+    `score` and `reward` are None where the evaluation failed; `error` then says why. `origin` says
+    where it is from, where that is not the controller itself.
     """
 
     genome: Genome
@@ -44,3 +45,4 @@ class Result:
     seconds: float = 0.0
     details: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    origin: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -21,14 +22,25 @@ from rich.progress import (
 )
 from rich.table import Table
 
+BAD_INPUT = 2  # exit code
+WIDE = 400  # characters of a line where there is no terminal
 LINE_EVERY_SECONDS = 10.0  # where there is no terminal to draw a bar in
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> Any:
+        self.exit(BAD_INPUT, f"run_search.py: {message}; see --help\n")
 
 
 class Console:
     """Progress goes to standard error, results to standard output."""
 
     def __init__(self, *, quiet: bool = False, json_output: bool = False):
-        self._out = RichConsole(highlight=False, soft_wrap=not sys.stdout.isatty())
+        seen = sys.stdout.isatty()
+        # Without a terminal a program reads on, and wants names and numbers in one piece.
+        self._out = RichConsole(highlight=False, soft_wrap=not seen, width=None if seen else WIDE)
         self._err = RichConsole(stderr=True, highlight=False)
         self._quiet, self._json = quiet, json_output
 
@@ -45,7 +57,7 @@ class Console:
         """JSON for programs, on standard output."""
         print(json.dumps(value, indent=2))
 
-    def result(self, value: Mapping[str, Any], show: Sequence[Any]) -> None:
+    def result(self, value: Mapping[str, Any] | Sequence[Any], show: Sequence[Any]) -> None:
         """The outcome: JSON where that was asked for, else tables and lines for a person."""
         if self._json:
             self.data(value)
@@ -121,11 +133,17 @@ class Meter:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A plain table; columns that hold numbers throughout stand to the right."""
+    """A plain table; columns that hold numbers throughout stand to the right. In a narrow terminal
+    these and the first column stay in one piece as long as the others can be folded."""
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     for i, column in enumerate(columns):
         numeric = all(row[i][:1].isdigit() or row[i] in ("", "-") for row in rows)
-        made.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
+        made.add_column(
+            escape(column),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric or i == 0,
+        )
     for row in rows:
         made.add_row(*(escape(cell) for cell in row))
     return made

@@ -1,4 +1,5 @@
-"""A genome as an SVG drawing: one box for each run of equal blocks, from the image down.
+"""A genome as an SVG drawing: one box for each run of equal blocks, from the image down, and a
+frame around blocks that repeat together.
 
 Works for any part, known or not: the short label of an operator is made from its kind by a rule,
 and its colour from its family, or, where the kind belongs to none, from a hash of its name.
@@ -18,6 +19,7 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
+from results.repeats import repeats
 from space.genes import Part, part_to_json, registered
 from space.genome import Genome, Placed
 
@@ -29,15 +31,17 @@ FAMILIES = (
     ("local_global_dsm", PURPLE),
     ("global_dsm", VERMILION),
     ("local_dsm", GREEN),
-    ("convnext", BLUE),
-    ("window_attention", ORANGE),
     ("attention", VERMILION),
     ("bottleneck", SKY),
-    ("conv", SKY),
+    ("conv", BLUE),
+    ("axis", ORANGE),
     ("mlp", GREEN),
     ("mixer", GREEN),
     ("modulation", PURPLE),
     ("focal", PURPLE),
+    ("embedding", GREY),
+    ("release", GREY),
+    ("normalise", GREY),
 )
 OTHERS = (YELLOW, GREY)
 
@@ -99,9 +103,14 @@ def _initials(kind: str, letters: int) -> str:
 
 
 def stage_operators(stage: Mapping[str, Any]) -> str:
-    """`IB×3`, or `IB×2+GA×1`: the blocks of a stage of `Genome.to_json()`, in order."""
+    """`IB×3`, `IB×2+GA×1` or `(AT+IB)×6`: the blocks of a stage of `Genome.to_json()`, in order."""
     kinds = [block["kind"] for block in stage["blocks"]]
-    return "+".join(f"{short_label(kind)}×{len(list(run))}" for kind, run in groupby(kinds))
+    said, start = [], 0
+    for length, times in repeats(kinds):
+        pattern = "+".join(short_label(kind) for kind in kinds[start : start + length])
+        said.append(f"({pattern})×{times}" if length > 1 else f"{pattern}×{times}")
+        start += length * times
+    return "+".join(said)
 
 
 def operators(genome: Mapping[str, Any]) -> str:
@@ -110,24 +119,27 @@ def operators(genome: Mapping[str, Any]) -> str:
 
 
 def gene_text(part: Part, *, full: bool = False) -> str:
-    """`expansion 4, context 5`: whole numbers that are not 0, and fractions and flags that differ
-    from their default; with `full` every gene as `name=value`."""
+    """`expansion 4, context 5, window`: whole numbers that are not 0; fractions, flags and words
+    that differ from their default, but for norms and activations; with `full` every gene as
+    `name=value`."""
     genes = {name: value for name, value in part_to_json(part).items() if name != "kind"}
     if full:
         return ", ".join(f"{name}={value}" for name, value in genes.items())
     usual = {gene.name: gene.default for gene in fields(part)}  # type: ignore[arg-type]
     shown = []
     for name, value in genes.items():
+        changed = value != usual[name]
         if isinstance(value, bool):
-            if value != usual[name]:
-                shown.append(f"{'' if value else 'no '}{_words(name)}")
-        elif value and (isinstance(value, int) or _is_new_fraction(value, usual[name])):
+            shown += [f"{'' if value else 'no '}{_words(name)}"] if changed else []
+        elif isinstance(value, str):
+            shown += [f"{_words(name)} {value}"] if changed and not _is_layer(name) else []
+        elif value and (isinstance(value, int) or (isinstance(value, float) and changed)):
             shown.append(f"{_words(name)} {value}")
     return ", ".join(shown)
 
 
-def _is_new_fraction(value: Any, usual: Any) -> bool:
-    return isinstance(value, float) and value != usual
+def _is_layer(gene: str) -> bool:
+    return gene.endswith(("norm", "activation"))
 
 
 def _words(name: str) -> str:
@@ -135,18 +147,25 @@ def _words(name: str) -> str:
 
 
 def runs(genome: Genome) -> Iterator[list[Placed]]:
-    """The parts in order; neighbouring blocks of a stage with equal genes are one run."""
-    for _, same in groupby(genome.parts(), key=_same):
-        yield list(same)
+    """The parts from the image down; blocks of a stage with equal genes that stand in a row, or in
+    the same place of a pattern that repeats, are one run."""
+    for pattern in patterns(genome):
+        yield from pattern
 
 
-def _same(placed: Placed) -> tuple[str, Part]:
-    return placed.path.rpartition(".")[0], placed.part  # the scope is `stages.1.blocks`
+def patterns(genome: Genome) -> Iterator[list[list[Placed]]]:
+    """The runs, those together whose blocks repeat together: one, or several of equal length."""
+    for _, scope in groupby(genome.parts(), key=lambda placed: placed.path.rpartition(".")[0]):
+        parts, start = list(scope), 0
+        for length, times in repeats([placed.part for placed in parts]):
+            end = start + length * times
+            yield [parts[start + i : end : length] for i in range(length)]
+            start = end
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One line of the drawing: a box and the text beside it."""
+    """One line of the drawing: a box, said to stand there `count` times, and the text beside it."""
 
     placed: Placed
     count: int
@@ -163,21 +182,31 @@ def draw_svg(genome: Genome) -> str:
     """The network from top to bottom, as one `<svg>` element that scales with its container.
 
     Boxes are coloured by kind and wider with the square root of their channels; equal blocks
-    in a row are one box with `×3`; a downsampling module narrows from its input's width to its
-    output's. Each box has a `<title>` with all its genes. Text takes the colour of the page.
+    in a row are one box with `×3`, and blocks that repeat together stand in a frame with it; what
+    changes the width or resolution before a stage narrows from its input's width to its output's.
+    Each box has a `<title>` with all its genes. Text takes the colour of the page.
     """
-    rows, previous = [], ""
-    for same in runs(genome):
-        stage = ".".join(same[0].path.split(".")[:2])
-        rows.append(_row(same, first=stage != previous))
-        previous = stage
-    widest = max(row.placed.site.channels for row in rows[:-1])
+    groups, previous = [], ""
+    for pattern in patterns(genome):
+        rows = []
+        for same in pattern:
+            stage = ".".join(same[0].path.split(".")[:2])
+            rows.append(_row(same, first=stage != previous, framed=len(pattern) > 1))
+            previous = stage
+        groups.append((rows, len(pattern[0])))
+    widest = max(row.placed.site.channels for rows, _ in groups[:-1] for row in rows)
     image = f"image, {genome.in_channels} × {genome.resolution} × {genome.resolution}"
     y, body = 16.0, [_text(MIDDLE, 12, image, "middle")]
-    for row in rows:
-        y += 12 if row.side else 4  # a gap before each stage
-        body.append(_draw(row, y, widest))
-        y += row.height
+    for rows, times in groups:
+        top = y
+        for row in rows:
+            y += 12 if row.side else 4  # a gap before each stage
+            top = y if row is rows[0] else top
+            body.append(_draw(row, y, widest))
+            y += row.height
+        if len(rows) > 1:
+            y += LINE + 2
+            body.append(_frame(top - 3, y, times))
     label = f"Network {genome.digest}: {operators(genome.to_json())}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 4:g}" width="{WIDTH}" '
@@ -186,13 +215,22 @@ def draw_svg(genome: Genome) -> str:
     )
 
 
-def _row(same: Sequence[Placed], first: bool) -> _Row:
+def _frame(top: float, bottom: float, times: int) -> str:
+    """Around blocks that repeat together."""
+    return (
+        f'<rect x="{GUTTER - 4}" y="{top:g}" width="{COLUMN + 8}" height="{bottom - top:g}" '
+        'rx="5" fill="none" stroke="currentColor" stroke-opacity="0.5" stroke-dasharray="3 2"/>'
+        + _text(MIDDLE, bottom - 4, f"×{times}", "middle", weight="700")
+    )
+
+
+def _row(same: Sequence[Placed], *, first: bool, framed: bool) -> _Row:
     placed, count = same[0], len(same)
     site, part = placed.site, placed.part
     macs = sum(one.cost().macs for one in same)
     size = f"{site.out_height} × {site.out_width}"
     genes = gene_text(part)
-    if part.category == "downsampling":
+    if _is_between_stages(placed):
         genes = ", ".join(filter(None, (f"stride {site.stride}", genes)))
     title = (
         f"{placed.path}{f' and {count - 1} more' if count > 1 else ''}: {_words(part.kind)} "
@@ -206,16 +244,21 @@ def _row(same: Sequence[Placed], first: bool) -> _Row:
     elif first:
         number = placed.path.split(".")[1:2]
         side = (f"stage {int(number[0]) + 1}" if number else "stem", size, f"{site.channels} ch")
-    return _Row(placed, count, title, textwrap.wrap(genes, WRAP), side)
+    return _Row(placed, 1 if framed else count, title, textwrap.wrap(genes, WRAP), side)
+
+
+def _is_between_stages(placed: Placed) -> bool:
+    """Whether it stands where a downsampling module does; it may be an operator."""
+    return placed.path.endswith(".downsample")
 
 
 def _draw(row: _Row, y: float, widest: int) -> str:
     site, category = row.placed.site, row.placed.part.category
-    if category == "operator":
-        shape = _blocks(row, y, _box_width(site.channels, widest))
-    elif category == "downsampling":
+    if _is_between_stages(row.placed):
         above, below = (_box_width(c, widest) for c in (site.in_channels, site.channels))
         shape = _trapezoid(row, y, above, below)
+    elif category == "operator":
+        shape = _blocks(row, y, _box_width(site.channels, widest))
     else:
         out = site.in_channels if category == "head" else site.channels
         shape = _plain(row, y, _box_width(out, widest))

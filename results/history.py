@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+FROM_PRESET = "preset:"  # how the origin of a candidate begins that a published network became
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -19,7 +21,8 @@ class Row:
     of that genome. `score` and `top1` (share of the validation images that the shared weights
     classify right, 0 to 1) are None where the evaluation failed, and `error` then says why.
     `reward` is the score minus the budget term, what controllers maximise; `origin` names the
-    controller that proposed the candidate.
+    controller that proposed the candidate, or, as `preset:convnext_t`, the published network that
+    it was made of.
     """
 
     order: int
@@ -47,9 +50,10 @@ class Run:
       inside the budget, None where there is none.
     - `budget`: upper limits by name (`macs`, `params`, ...; None for no limit) and `text`, the
       budget as the user wrote it.
-    - `presets`: published networks, each with `name`, `macs`, `params`, `top1`, `resolution` and
-      `source`. `macs` and `params` are those of `Genome.cost()`, so that they compare; `top1` is in
-      percent, as published (a value of at most 1 is read as a share), None where there is none.
+    - `presets`: published networks, each with `name`, `macs`, `params`, `top1`, `resolution`,
+      `source`, and perhaps `kind`. `macs` and `params` are those of `Genome.cost()`, so that they
+      compare; `top1` is in percent, as published (a value of at most 1 is read as a share), None
+      where there is none.
     - `space_summary`: `name`, `size` (number of networks), and the MACs of the `smallest`, the
       `median` and the `largest`.
     - `supernet`: `curve`, a list of `{"step", "loss", "seconds"}`; `accuracies`, as

@@ -15,7 +15,7 @@ import math
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from itertools import chain
@@ -28,7 +28,7 @@ import vl_convert
 from markupsafe import Markup
 
 from results import drawing, pareto
-from results.history import Row, Run
+from results.history import FROM_PRESET, Row, Run
 from space.cost import Cost
 from space.genome import Genome
 
@@ -36,6 +36,8 @@ TEMPLATES = Path(__file__).with_name("templates")
 POINTS = 4000  # in a chart; more are thinned out evenly
 LISTED = 50  # candidates in the table
 ERRORS = 10  # failed candidates that are shown with their message
+NEAR = 0.2  # published networks within this share of the budget are near it
+FEWEST = 3  # published networks that are listed, however far
 CHART_HEIGHT = 320
 
 
@@ -99,6 +101,7 @@ def _content(run: Run) -> dict[str, Any]:
     members = sorted((known[d] for d in dict.fromkeys(run.front) if d in known), key=_macs)
     ranked = sorted(rows, key=_reward, reverse=True)
     failed = [row for row in run.rows if row.status != "ok"]
+    comparison = _comparison(run, best)
     winners = [best, *(row for row in members if row is not best)] if best else members
     return {
         "evaluated": rows,
@@ -110,10 +113,10 @@ def _content(run: Run) -> dict[str, Any]:
         "front": [_listing(row, run) for row in members],
         "winners": [_winner(row) for row in winners],
         "ranked": [_listing(row, run) for row in ranked[:LISTED]],
-        "several": len({row.origin for row in run.rows}) > 1,
+        "several": len({_proposer(row) for row in run.rows}) > 1,
         "shares": _operator_shares(rows, ranked, members),
         "legend": _legend(rows),
-        "comparison": _comparison(run, best),
+        "comparison": comparison,
         "size": _size(run.space_summary.get("size")),
         "settings": list(_flat(run.settings)),
         "environment": list(_flat(run.environment)),
@@ -127,7 +130,7 @@ def _content(run: Run) -> dict[str, Any]:
         ),
         "accuracies": run.supernet.get("accuracies") or {},
         "steps": _steps(run, best),
-        **_charts(run, members, best),
+        **_charts(run, members, best, comparison["names"]),
     }
 
 
@@ -140,6 +143,7 @@ def _listing(row: Row, run: Run) -> dict[str, Any]:
         "row": row,
         "operators": drawing.operators(row.genome),
         "share": row.macs / limit if limit else None,
+        "after": _after(row),
         "best": row.digest == run.best,
         "front": row.digest in run.front,
     }
@@ -158,9 +162,10 @@ def _limits(budget: Mapping[str, Any], best: Row | None) -> list[dict[str, Any]]
 def _winner(row: Row) -> dict[str, Any]:
     """Drawing, cost by stage and genes of a network; only `problem` where it cannot be read."""
     try:
-        return {"row": row, "problem": None, **_anatomy(Genome.from_json(row.genome))}
+        anatomy = _anatomy(Genome.from_json(row.genome))
     except ValueError as error:
         return {"row": row, "problem": str(error)}
+    return {"row": row, "problem": None, "after": _after(row), **anatomy}
 
 
 def _anatomy(genome: Genome) -> dict[str, Any]:
@@ -249,14 +254,15 @@ def _legend(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _comparison(run: Run, best: Row | None) -> dict[str, Any]:
-    """Published networks within a factor of 3 of the budget's MACs (of the best network's where
-    the budget has none), at least the nearest three, with the best network among them."""
-    centre = run.budget.get("macs") or (best.macs if best else None)
+    """The published networks near the budget, or near the best network where there is no budget,
+    and at least the nearest three; the best network stands among them."""
+    target = "macs" if run.budget.get("macs") or not run.budget.get("params") else "params"
+    centre = run.budget.get(target) or (getattr(best, target) if best else None)
     presets = list(run.presets)
     if centre:
-        presets.sort(key=lambda preset: abs(math.log(preset["macs"] / centre)))
-        close = [p for p in presets if 1 / 3 <= p["macs"] / centre <= 3]
-        presets = presets[: max(3, len(close))]
+        presets.sort(key=lambda preset: abs(math.log(preset[target] / centre)))
+        close = [p for p in presets if abs(p[target] / centre - 1) <= NEAR]
+        presets = presets[: max(FEWEST, len(close))]
     entries = [
         {
             "name": preset["name"],
@@ -273,8 +279,12 @@ def _comparison(run: Run, best: Row | None) -> dict[str, Any]:
         found = {"name": best.name, "resolution": best.resolution, "macs": best.macs}
         found |= {"params": best.params, "top1": None, "source": "this search", "found": True}
         entries.append(found)
-    left_out = len(run.presets) - len(presets)
-    return {"entries": sorted(entries, key=lambda entry: entry["macs"]), "left_out": left_out}
+    return {
+        "entries": sorted(entries, key=lambda entry: entry[target]),
+        "left_out": len(run.presets) - len(presets),
+        "target": {"macs": "MACs", "params": "parameters"}[target],
+        "names": {preset["name"] for preset in presets},
+    }
 
 
 def _published(top1: float | None) -> float | None:
@@ -325,8 +335,11 @@ def _plain(value: Any) -> str:
 # Charts.
 
 
-def _charts(run: Run, members: Sequence[Row], best: Row | None) -> dict[str, Any]:
-    """The charts that there is data for, with their data, as JSON for the page's script."""
+def _charts(
+    run: Run, members: Sequence[Row], best: Row | None, near: Collection[str]
+) -> dict[str, Any]:
+    """The charts that there is data for, with their data, as JSON for the page's script; `near`
+    are the published networks in the table."""
     points = _points(run, {row.digest for row in members}, best)
     shown = _thinned(points)
     scored = [point for point in shown if point["score"] is not None]
@@ -341,6 +354,8 @@ def _charts(run: Run, members: Sequence[Row], best: Row | None) -> dict[str, Any
         "front": [{"x": members[i].macs / scale, "score": members[i].score} for i in line],
         "budget": [{"x": limit / scale, "text": "budget"}] if limit else [],
         "curve": curve[:: 1 + len(curve) // POINTS],
+        "networks": _networks(run, members, best, near),
+        "limits": _chart_limits(run.budget),
     }
     sizes = sorted({row.resolution for row in run.rows})
     side = f" at {sizes[0]} px" if len(sizes) == 1 else ""
@@ -348,7 +363,9 @@ def _charts(run: Run, members: Sequence[Row], best: Row | None) -> dict[str, Any
     if scored:
         specs["front"] = _front_chart(f"MACs{side} ({unit})")
     if any(point["reward"] is not None for point in shown):
-        specs["progress"] = _progress_chart(len({row.origin for row in run.rows}) > 1)
+        specs["progress"] = _progress_chart(len({_proposer(row) for row in run.rows}) > 1)
+    if run.presets:
+        specs["published"] = _published_chart()
     if len(curve) > 1:
         specs["supernet"] = _supernet_chart()
     return {
@@ -356,6 +373,56 @@ def _charts(run: Run, members: Sequence[Row], best: Row | None) -> dict[str, Any
         "thinned": len(points) - len(shown),
         "chart_json": _embedded({"data": data, "specs": specs}),
     }
+
+
+def _proposer(row: Row) -> str:
+    """Who proposed a candidate; all published networks are one."""
+    return "published network" if row.origin.startswith(FROM_PRESET) else row.origin
+
+
+def _after(row: Row) -> str | None:
+    """The published network that a candidate was made of."""
+    return row.origin.removeprefix(FROM_PRESET) if row.origin.startswith(FROM_PRESET) else None
+
+
+def _networks(
+    run: Run, members: Sequence[Row], best: Row | None, near: Collection[str]
+) -> list[dict[str, Any]]:
+    """Published networks and the front, by their cost."""
+    networks: list[dict[str, Any]] = [
+        {
+            "name": preset["name"],
+            "kind": preset.get("kind"),
+            "macs": preset["macs"],
+            "params": preset["params"],
+            "top1": _percent(_published(preset["top1"])),
+            "place": "near" if preset["name"] in near else "far",
+        }
+        for preset in run.presets
+    ]
+    networks += [
+        {
+            "name": row.name,
+            "kind": "found here",
+            "macs": row.macs,
+            "params": row.params,
+            "top1": "not trained yet",
+            "place": "best" if best and row.digest == best.digest else "front",
+            "digest": row.digest,
+        }
+        for row in [*members, *([best] if best and best not in members else [])]
+    ]
+    for network in networks:
+        network["gmacs"], network["mparams"] = network["macs"] / 1e9, network["params"] / 1e6
+        network["cost"] = _big(network["macs"], "MACs")
+        network["size"] = _big(network["params"])
+    return networks
+
+
+def _chart_limits(budget: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The limits of the budget in the units of the chart of networks."""
+    places = (("macs", "gmacs", 1e9), ("params", "mparams", 1e6))
+    return [{axis: budget[name] / unit} for name, axis, unit in places if budget.get(name)]
 
 
 def _points(run: Run, members: set[str], best: Row | None) -> list[dict[str, Any]]:
@@ -379,7 +446,7 @@ def _points(run: Run, members: set[str], best: Row | None) -> list[dict[str, Any
                 "reward": reward,
                 "so_far": so_far,
                 "operators": drawing.operators(row.genome),
-                "origin": row.origin,
+                "origin": _proposer(row),
                 "error": row.error,
                 "place": place if row.digest in members or place == "best" else "other",
             }
@@ -483,6 +550,43 @@ def _progress_chart(several: bool) -> dict[str, Any]:
         )
     )
     return _spec(alt.layer(points, line, failed), "Reward of each candidate and the best so far")
+
+
+NETWORK_TOOLTIP = [
+    alt.Tooltip("name:N", title="network"),
+    alt.Tooltip("kind:N", title="kind"),
+    alt.Tooltip("cost:N", title="cost"),
+    alt.Tooltip("size:N", title="parameters"),
+    alt.Tooltip("top1:N", title="published top-1"),
+]
+
+
+def _published_chart() -> dict[str, Any]:
+    """Parameters against MACs of published networks and of the front."""
+    log = alt.Scale(type="log", nice=False, padding=12)
+    x = alt.X("gmacs:Q", title="MACs for one image (billions)", scale=log)
+    y = alt.Y("mparams:Q", title="parameters (millions)", scale=log)
+    base = alt.Chart(alt.NamedData("networks"))
+    limits = alt.Chart(alt.NamedData("limits"))
+    rules = [
+        limits.transform_filter(f"isValid(datum.{axis})").mark_rule(style="budget").encode(where)
+        for axis, where in (("gmacs", x), ("mparams", y))
+    ]
+    marks = {
+        "far": base.mark_circle(style="published", size=34),
+        "near": base.mark_circle(style="near", size=50),
+        "front": base.mark_circle(style="member", size=80, cursor="pointer"),
+        "best": base.mark_point(
+            style="best", shape="diamond", size=260, filled=True, cursor="pointer"
+        ),
+    }
+    layers = [
+        mark.transform_filter(f"datum.place == '{place}'").encode(x, y, tooltip=NETWORK_TOOLTIP)
+        for place, mark in marks.items()
+    ]
+    return _spec(
+        alt.layer(*rules, *layers), "Parameters against MACs of published networks and of the front"
+    )
 
 
 def _supernet_chart() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-LINE_LENGTH = 100
+from results.layout import LINE_LENGTH
 
 _PARAMETERS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -92,15 +92,13 @@ def collect(
     *,
     imports: Iterable[Import] = (),
     reserved: Collection[str] = (),
-    headings: Mapping[str, Sequence[str]] | None = None,
     barred: Collection[str] = (),
 ) -> Collected:
     """The source of `classes` and of what they use.
 
     `imports` are wanted besides those of the code; `reserved` names stay free for the caller.
-    `headings` names for a module those whose docstrings stand as comments above its code; using
-    anything from a module in `barred` is an error. Names that clash get their module's name in
-    front. Raises RuntimeError for code that cannot stand in one file, naming it.
+    Using anything from a module in `barred` is an error. Names that clash get their module's name
+    in front. Raises RuntimeError for code that cannot stand in one file, naming it.
     """
     walk = _Walk(frozenset(cls.__module__.partition(".")[0] for cls in classes), frozenset(barred))
     for wanted in imports:
@@ -114,7 +112,7 @@ def collect(
     sections = []
     for module in walk.order:
         definitions = sorted(walk.definitions[module], key=lambda found: found.line)
-        blocks = [_comment(source) for source in (headings or {}).get(module, ())]
+        blocks: list[str] = []
         previous: Definition | None = None
         for definition in definitions:
             text = _rewritten(definition, walk, names)
@@ -123,7 +121,7 @@ def collect(
             else:
                 blocks.append(text)
             previous = definition
-        sections.append("\n\n\n".join(block for block in blocks if block))
+        sections.append("\n\n\n".join(blocks))
     return Collected(
         format_imports(walk.imports.values()),
         "\n\n\n".join(sections),
@@ -426,8 +424,8 @@ def _rewritten(definition: Definition, walk: _Walk, names: Mapping[tuple[str, st
     return b"\n".join(lines).decode()
 
 
-def _comment(module: str) -> str:
-    """The docstring of a module as a comment."""
+def docstring_of(module: str) -> str:
+    """The docstring of an imported module as a comment, empty where it has none."""
     text = inspect.getdoc(sys.modules[module]) or ""
     lines: list[str] = []
     carried = ""

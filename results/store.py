@@ -63,6 +63,8 @@ class Evaluated(Protocol):
     def details(self) -> Mapping[str, float]: ...
     @property
     def error(self) -> str | None: ...
+    @property
+    def origin(self) -> str | None: ...
 
 
 def network_name(cost: Cost, digest: str) -> str:
@@ -116,7 +118,8 @@ class Store:
 
     def append(self, results: Sequence[Evaluated], origin: str, state: bytes) -> None:
         """Adds the candidates and replaces the state: both, or, where the process dies on the
-        way, neither. ValueError where a candidate is there already."""
+        way, neither. `origin` is that of candidates without one of their own. ValueError where a
+        candidate is there already."""
         with self._errors(), self._transaction():
             number = self._number("SELECT count(*) FROM candidates")
             marks = ", ".join("?" * 15)
@@ -195,7 +198,7 @@ def _record(number: int, result: Evaluated, origin: str) -> tuple[Any, ...]:
         genome.resolution,
         result.reward,
         result.seconds,
-        origin,
+        result.origin or origin,
         result.error,
         json.dumps(details),
     )

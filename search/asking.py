@@ -27,10 +27,12 @@ class Asking:
     budget (`Proposals.slices`), which are equally likely, so that the front of score against cost
     is searched along its whole length.
 
+    The rows in `first`, if there are any, come before all others and without a plan.
+
     ValueError where the space has no network at the budget.
     """
 
-    def __init__(self, proposals: Proposals, at_budget: float):
+    def __init__(self, proposals: Proposals, at_budget: float, first: Sequence[Sequence[int]] = ()):
         if not 0 <= at_budget <= 1:
             raise ValueError(f"at_budget is {at_budget}, but must be from 0 to 1")
         proposals.check()
@@ -38,6 +40,7 @@ class Asking:
         self._slices = np.array(proposals.slices())
         self._places = 0  # asked for so far
         self._known: set[str] = set()
+        self._waiting = [tuple(map(int, row)) for row in first]
 
     def plan(self, rng: Generator, count: int) -> Ranges:
         """The ranges of use for the next `count` networks."""
@@ -57,6 +60,20 @@ class Asking:
         `propose` gives one row for each range. A row that is no news is proposed anew, in the end
         anywhere in the budget; after that uniform rows are looked through.
         """
+        first = self._take_first(count)
+        if len(first) == count:
+            return first
+        return first + self._ask(rng, count - len(first), propose)
+
+    def _take_first(self, count: int) -> list[Genome]:
+        """Up to `count` of the networks that were given to begin with."""
+        found: list[Genome] = []
+        while self._waiting and len(found) < count:
+            genome = self._news(np.array(self._waiting.pop(0), np.int64))
+            found += [genome] if genome is not None else []
+        return found
+
+    def _ask(self, rng: Generator, count: int, propose: Callable[[Ranges], Codes]) -> list[Genome]:
         ranges = self.plan(rng, count)
         found: list[Genome | None] = [None] * count
         for attempt in range(2 * _ROUNDS):
@@ -89,10 +106,12 @@ class Asking:
         self._known.update(genome.digest for genome in genomes)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"places": self._places, "known": sorted(self._known)}
+        waiting = [list(row) for row in self._waiting]
+        return {"places": self._places, "known": sorted(self._known), "waiting": waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._places, self._known = state["places"], set(state["known"])
+        self._waiting = [tuple(row) for row in state.get("waiting", ())]
 
 
 def fresh(proposals: Proposals, rng: Generator, ranges: Ranges) -> Codes:

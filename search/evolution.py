@@ -54,6 +54,7 @@ class RegularizedEvolution:
         tournament: int = 16,
         crossover: float = 0.25,
         at_budget: float = 0.5,
+        first: Sequence[Sequence[int]] = (),
     ):
         for name, value in (("population", population), ("tournament", tournament)):
             if value < 1:
@@ -62,7 +63,7 @@ class RegularizedEvolution:
             raise ValueError(f"crossover is {crossover}, but must be from 0 to 1")
         self._proposals = proposals
         self._rng = np.random.default_rng(seed)
-        self._asking = Asking(proposals, at_budget)
+        self._asking = Asking(proposals, at_budget, first)
         self._population, self._tournament = population, tournament
         self._crossover = crossover
         self._asked = 0

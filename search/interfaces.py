@@ -58,7 +58,8 @@ class Log(Protocol):
     """Where evaluated candidates and the controller's state are kept (`results.store.Store`)."""
 
     def append(self, results: Sequence[Result], origin: str, state: bytes) -> None:
-        """Keeps all of it, or, where the process dies on the way, nothing."""
+        """Keeps all of it, or, where the process dies on the way, nothing. `origin` is that of
+        the results that have none of their own."""
         ...
 
     def statuses(self) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from evaluator.interfaces import Result
 from search.interfaces import Controller, Log, Outcome, Runner
@@ -37,6 +37,7 @@ def search(
     origin: str,
     reward: Callable[[float, float], float] = absolute_reward,
     costs: Callable[[Genome], Cost] = Genome.cost,
+    origins: Mapping[str, str] | None = None,
     on_batch: Callable[[Progress], None] | None = None,
 ) -> int:
     """Scores candidates until the log holds `evaluations` of them; gives how many it holds.
@@ -44,6 +45,8 @@ def search(
     That is fewer only where the controller has nothing new left inside the budget. `batch`
     candidates are asked for at a time, whatever the number of workers, so that the history does
     not depend on it. `reward` is a function of the score and the share of the budget in use.
+    `origin` is where candidates are said to be from, `origins` (digest -> text) where some are not
+    the controller's own.
 
     Where the log holds candidates, the controller (new, made with the same arguments) takes up
     its state from there, and the search goes on as if it had not stopped: candidates and state
@@ -71,7 +74,10 @@ def search(
             assert budget.allows(cost), f"{genome.digest} costs {cost}, above {budget.text}"
         outcomes = runner.run(genomes)
         results = [
-            _result(genome, cost, outcome, reward, budget.use(cost))
+            replace(
+                _result(genome, cost, outcome, reward, budget.use(cost)),
+                origin=(origins or {}).get(genome.digest),
+            )
             for (genome, cost), outcome in zip(candidates, outcomes, strict=True)
         ]
         latest = ["failed" if result.score is None else "ok" for result in results]

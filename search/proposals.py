@@ -95,7 +95,7 @@ class Proposals:
             inside &= costs[:, column] <= limit
         return inside
 
-    def _distance(self, codes: Codes, low: Share, high: Share) -> NDArray[np.float64]:
+    def distance(self, codes: Codes, low: Share, high: Share) -> NDArray[np.float64]:
         """How far each row is from fitting, (B,): the sum of the logarithms of what is too much
         and too little; 0 where it fits."""
         costs = self.table.costs(codes)
@@ -213,7 +213,7 @@ class Proposals:
         taken once, so there must be as many rows as ranges."""
         wanted = np.stack(np.broadcast_arrays(low, high), axis=1)
         kinds, where = np.unique(wanted, axis=0, return_inverse=True)
-        order = [np.argsort(self._distance(rows, *kind), kind="stable") for kind in kinds]
+        order = [np.argsort(self.distance(rows, *kind), kind="stable") for kind in kinds]
         taken: list[int] = []
         for kind in where.reshape(-1):
             taken.append(next(int(i) for i in order[kind] if i not in taken))
@@ -226,7 +226,7 @@ class Proposals:
             return codes[:0]
         low, high = (np.broadcast_to(np.asarray(share, float), count) for share in (low, high))
         tries = len(codes) // count
-        away = self._distance(codes, np.repeat(low, tries), np.repeat(high, tries))
+        away = self.distance(codes, np.repeat(low, tries), np.repeat(high, tries))
         nearest = np.argmin(away.reshape(count, tries), axis=1) + tries * np.arange(count)
         rows, away = codes[nearest], away[nearest]
         far = np.flatnonzero(away)
@@ -234,7 +234,7 @@ class Proposals:
             rows[far] = self._walk(
                 rows[far], rng, low[far], high[far], _REPAIR_STEPS, tries=_REPAIR_TRIES
             )
-            away = self._distance(rows, low, high)
+            away = self.distance(rows, low, high)
         for i in np.flatnonzero(away):
             rows[i] = self.sample(rng, 1, float(low[i]), float(high[i]))[0]
         return rows
@@ -260,14 +260,14 @@ class Proposals:
         if not len(self.space.variables):
             return rows  # a single network
         low, high = (np.broadcast_to(np.asarray(s, float), len(rows)) for s in (low, high))
-        away = self._distance(rows, low, high)
+        away = self.distance(rows, low, high)
         for step in range(steps):
             moving = np.flatnonzero(away)
             if not len(moving) or (enough and len(rows) - len(moving) >= enough):
                 break
             mutants = self.space.mutate_codes(np.repeat(rows[moving], tries, axis=0), rng)
             ranges = (np.repeat(share[moving], tries) for share in (low, high))
-            distance = self._distance(mutants, *ranges)
+            distance = self.distance(mutants, *ranges)
             best = distance.reshape(-1, tries).argmin(1) + tries * np.arange(len(moving))
             mutants, distance = mutants[best], distance[best]
             heat = _HEAT * (1 - step / steps)
@@ -296,7 +296,7 @@ class Proposals:
 
     def _find_pool(self, rng: Generator, low: float, high: float) -> Codes:
         """Walks from the rows that come nearest by chance, and from the ends of the space."""
-        away = self._distance(self._survey, low, high)
+        away = self.distance(self._survey, low, high)
         near = self._survey[np.argsort(away, kind="stable")[: _WALKERS // 2]]
         ends = np.resize(self._ends, (_WALKERS - len(near), self._ends.shape[1]))
         rows = self._walk(np.concatenate([near, ends]), rng, low, high, _WALK_STEPS, enough=_ENOUGH)

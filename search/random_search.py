@@ -21,10 +21,17 @@ class RandomSearch:
     slices make the front as wide as the space.
     """
 
-    def __init__(self, proposals: Proposals, seed: int, *, at_budget: float = 0.5):
+    def __init__(
+        self,
+        proposals: Proposals,
+        seed: int,
+        *,
+        at_budget: float = 0.5,
+        first: Sequence[Sequence[int]] = (),
+    ):
         self._proposals = proposals
         self._rng = np.random.default_rng(seed)
-        self._asking = Asking(proposals, at_budget)
+        self._asking = Asking(proposals, at_budget, first)
 
     def ask(self, count: int) -> list[Genome]:
         return self._asking.ask(

@@ -145,6 +145,7 @@ class Reinforce:
         decay: float = 0.9,
         pool: int = 256,
         at_budget: float = 0.75,
+        first: Sequence[Sequence[int]] = (),
     ):
         for name, value in (("hidden", hidden), ("pool", pool)):
             if value < 1:
@@ -157,7 +158,7 @@ class Reinforce:
         self._proposals = proposals
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
-        self._asking = Asking(proposals, at_budget)
+        self._asking = Asking(proposals, at_budget, first)
         self._policy = Policy(proposals.space, hidden, self._generator)
         self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=learning_rate)
         self._entropy, self._decay, self._pool = entropy, decay, pool

@@ -26,6 +26,7 @@ class Settings:
     data: str = "digits"
     limit: int | None = None  # images to train on
     controller: str = "evolution"
+    warm_start: bool = False  # published networks are the first candidates
     evaluations: int = 320
     batch: int = 16  # candidates asked for at a time, whatever the number of workers
     proxy_width: float = 0.125

@@ -294,3 +294,25 @@ class ShortcutDownsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.branch(x) + self.shortcut(x)
+
+
+class EachMap(nn.Module):
+    """One layer on each of several maps: a tuple of them to a tuple."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(self.layer(x) for x in maps)
+
+
+class Beside(nn.Module):
+    """A part that works on the map alone, while what stands beside the map passes by."""
+
+    def __init__(self, part: nn.Module):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self.part(x[0]), *x[1:])

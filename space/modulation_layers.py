@@ -27,63 +27,71 @@ class PostNormResidual(nn.Module):
         return x + self.scale(self.norm(self.branch(x)))
 
 
-class Modulate(nn.Module):
-    """A query of each pixel times the context of the pixel: (N, C, H, W) to the same.
+class FocalModulation(nn.Module):
+    """query * modulator(sum of contexts of growing size): (N, C, H, W) to the same.
 
-    `expand` makes the query's `channels` and behind them what `context` works on.
-    """
-
-    def __init__(self, channels: int, expand: nn.Module, context: nn.Module, project: nn.Module):
-        super().__init__()
-        self.channels = channels
-        self.expand = expand
-        self.context = context
-        self.project = project
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, rest = self.expand(x).tensor_split((self.channels,), 1)
-        return self.project(query * self.context(rest))
-
-
-class FocalContext(nn.Module):
-    """The sum of contexts of growing size, each times a gate of the pixel:
-    (N, C + L + 1, H, W), a map and the gates, to (N, C, H, W).
-
-    Each of the L `levels` makes its context from the one before; the mean of the last is one more.
+    `expand` makes the query, the first map, a gate of each pixel for each of the L `levels`, and
+    one for the mean of the last level. Each level makes its context from the one before.
     Source: FocalNet (Yang et al., 2022), arXiv 2203.11926, section 3.2.
     """
 
-    def __init__(self, channels: int, levels: tuple[nn.Module, ...], activation: nn.Module):
+    def __init__(
+        self,
+        channels: int,
+        expand: nn.Module,
+        levels: tuple[nn.Module, ...],
+        activation: nn.Module,
+        modulator: nn.Module,
+        project: nn.Module,
+    ):
         super().__init__()
         self.channels = channels
+        self.expand = expand
         self.levels = nn.ModuleList(levels)
         self.activation = activation
+        self.modulator = modulator
+        self.project = project
 
     def forward(self, x: Tensor) -> Tensor:
-        context, gates = x.tensor_split((self.channels,), 1)
+        ends = (self.channels, 2 * self.channels)
+        query, context, gates = self.expand(x).tensor_split(ends, 1)
         *gates, mean_gate = gates.split(1, dim=1)
         gathered = 0
         for level, gate in zip(self.levels, gates, strict=True):
             context = level(context)
             gathered = gathered + gate * context
-        return gathered + mean_gate * self.activation(context.mean((2, 3), keepdim=True))
+        mean = self.activation(context.mean((2, 3), keepdim=True))
+        return self.project(query * self.modulator(gathered + mean_gate * mean))
 
 
-class HeadsContext(nn.Module):
-    """Equal shares of the channels, a filter of its own size for each: (N, C, H, W) to the same.
+class ScaleAwareModulation(nn.Module):
+    """value * mix(filtered scales): (N, C, H, W) to the same.
 
-    The heads come out interleaved: the first channel of each head, then the second of each.
-    Source: SMT (Lin et al., 2023), arXiv 2307.08579, section 3.1.
+    The channels that `scales` makes are shared out among the heads, each a filter of its own size.
+    They go to `mix` interleaved: the first channel of each head, then the second of each.
+    Source: SMT (Lin et al., 2023), arXiv 2307.08579, section 3.2.
     """
 
-    def __init__(self, heads: tuple[nn.Module, ...]):
+    def __init__(
+        self,
+        value: nn.Module,
+        scales: nn.Module,
+        heads: tuple[nn.Module, ...],
+        mix: nn.Module,
+        project: nn.Module,
+    ):
         super().__init__()
+        self.value = value
+        self.scales = scales
         self.heads = nn.ModuleList(heads)
+        self.mix = mix
+        self.project = project
 
     def forward(self, x: Tensor) -> Tensor:
-        shares = x.chunk(len(self.heads), dim=1)
+        shares = self.scales(x).chunk(len(self.heads), dim=1)
         filtered = [head(share) for head, share in zip(self.heads, shares, strict=True)]
-        return torch.stack(filtered, 2).flatten(1, 2)
+        modulator = self.mix(torch.stack(filtered, 2).flatten(1, 2))
+        return self.project(self.value(x) * modulator)
 
 
 class Decomposition(nn.Module):
@@ -101,23 +109,23 @@ class Decomposition(nn.Module):
 
 
 class SharesContext(nn.Module):
-    """A filter on all channels; behind it wider ones on the second and third of three shares:
-    (N, C, H, W) to the same, with C the sum of `shares`.
+    """A `common` filter on all channels; behind it wider ones on the second and third of three
+    shares: (N, C, H, W) to the same, with C the sum of `shares`.
 
     Source: MogaNet (Li et al., 2022), arXiv 2211.03295, section 4.2.
     """
 
     def __init__(
-        self, shares: tuple[int, int, int], all: nn.Module, second: nn.Module, third: nn.Module
+        self, shares: tuple[int, int, int], common: nn.Module, second: nn.Module, third: nn.Module
     ):
         super().__init__()
         self.shares = shares
-        self.all = all
+        self.common = common
         self.second = second
         self.third = third
 
     def forward(self, x: Tensor) -> Tensor:
-        first, second, third = self.all(x).split(self.shares, dim=1)
+        first, second, third = self.common(x).split(self.shares, dim=1)
         return torch.cat((first, self.second(second), self.third(third)), 1)
 
 
@@ -144,7 +152,7 @@ class RecursiveModulation(nn.Module):
     """Products with one context after another, the channels doubling in between:
     (N, C, H, W) to the same.
 
-    `widths` are C / 2**(n - 1), ..., C / 2, C at order n. `expand` makes a query of the first
+    `widths` are C / 2**(n - 1), ..., C / 2, C at order n. `split` makes a query of the first
     width and, side by side, the contexts of all. `steps` go from one width to the next; the last
     comes first, so that networks of different orders have the steps in common that both have.
     Source: HorNet (Rao et al., 2022), arXiv 2207.14284, section 3.1.
@@ -153,21 +161,21 @@ class RecursiveModulation(nn.Module):
     def __init__(
         self,
         widths: tuple[int, ...],
-        expand: nn.Module,
+        split: nn.Module,
         context: nn.Module,
         steps: tuple[nn.Module, ...],
         project: nn.Module,
     ):
         super().__init__()
         self.widths = widths
-        self.expand = expand
+        self.split = split
         self.context = context
         self.steps = nn.ModuleList(steps)
         self.project = project
 
     def forward(self, x: Tensor) -> Tensor:
-        query, rest = self.expand(x).tensor_split((self.widths[0],), 1)
-        # A third keeps the products from growing with the order (released code).
+        query, rest = self.split(x).tensor_split((self.widths[0],), 1)
+        # The third steadies training (the paper's alpha; its size is that of the released code).
         first, *contexts = (self.context(rest) / 3).split(self.widths, dim=1)
         y = query * first
         for step, context in zip(reversed(self.steps), contexts, strict=True):
@@ -208,7 +216,7 @@ class LocalGlobalFilter(nn.Module):
     """One half of the channels through `local`, the other through `spectral`, then channel by
     channel from either half in turn: (N, C, H, W) to the same.
 
-    Source: HorNet (Rao et al., 2022), arXiv 2207.14284, section 3.2 and released code.
+    Source: HorNet (Rao et al., 2022), arXiv 2207.14284, section 3.1 and released code.
     """
 
     def __init__(

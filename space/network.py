@@ -30,8 +30,9 @@ class Network(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.head = head
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, (N, channels, H / stride, W / stride)."""
+    def forward_features(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """What the head reads: the last map, (N, channels, H / stride, W / stride), as the first
+        of a tuple where something travels beside it, such as class tokens."""
         return self.stages(self.stem(x))
 
     def forward(self, x: Tensor) -> Tensor:

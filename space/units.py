@@ -9,7 +9,10 @@ from torch import nn
 
 from space import cost
 from space.blueprint import Blueprint, blueprint
+from space.genes import MAP, Site
 from space.layers import (
+    Beside,
+    Block,
     DepthwisePosition,
     LayerScale,
     Mlp,
@@ -202,3 +205,29 @@ def pooled_shortcut(inputs: int, outputs: int, stride: int, *, out_pixels: int) 
     """3x3 max-pool and a 1x1 convolution."""
     counted = cost.linear(out_pixels, inputs, outputs)
     return blueprint(PooledShortcut, inputs, outputs, stride, cost=counted)
+
+
+def block(
+    channels: int,
+    mixer: Blueprint,
+    *,
+    expansion: float,
+    pixels: int,
+    activation: str,
+    norm_name: str,
+    scale: float | None,
+) -> Blueprint:
+    """A token mixer, its residual included, and the pre-norm MLP behind it where `expansion` is
+    not 0."""
+    if not expansion:
+        return blueprint(Block, mixer=mixer)
+    hidden = hidden_channels(channels, expansion)
+    branch = mlp(channels, hidden, pixels=pixels, activation=activation)
+    return blueprint(
+        Block, mixer=mixer, mlp=residual(channels, branch, norm_name=norm_name, scale=scale)
+    )
+
+
+def beside(site: Site, part: Blueprint) -> Blueprint:
+    """`part` for the map alone, where something else may come in beside it."""
+    return part if site.flow == MAP else blueprint(Beside, part=part)

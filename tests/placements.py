@@ -189,7 +189,7 @@ def picked(value: Any, images: Any) -> Any:
 
 
 def smaller(part: Part, site: Site) -> Site | None:
-    """A site of fewer channels and a smaller map, where the part can stand; None if there is none."""
+    """A site of fewer channels and a smaller map where the part can stand, if there is one."""
     if part.category == "stem":
         return site
     ways = ((4, (2, 1)), (8, (2, 1)), (16, (0, 0)), (0, (2, 1)), (12, (0, 0)), (0, (0, 0)))

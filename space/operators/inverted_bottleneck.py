@@ -16,6 +16,7 @@ Shapes: N images, C channels in, D channels out, E hidden channels, H x W pixels
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, number, operator, whole
 from space.layers import Pointwise
 from space.settings import ACTIVATIONS, NORMS
-from space.shared import CONTEXTS, LAYER_SCALES, no_stride
+from space.shared import CONTEXTS, LAYER_SCALES, no_stride, tokens_keep_width
 
 
 class InvertedBottleneckBranch(nn.Module):
@@ -33,10 +34,10 @@ class InvertedBottleneckBranch(nn.Module):
 
     def __init__(
         self,
-        expand: nn.Module,
         project: nn.Module,
         lead: nn.Module | None = None,
         norm: nn.Module | None = None,
+        expand: nn.Module | None = None,
         mix: nn.Module | None = None,
         gate: nn.Module | None = None,
         last_norm: nn.Module | None = None,
@@ -44,7 +45,7 @@ class InvertedBottleneckBranch(nn.Module):
         super().__init__()
         self.lead = lead or nn.Identity()
         self.norm = norm or nn.Identity()
-        self.expand = expand
+        self.expand = expand or nn.Identity()
         self.mix = mix or nn.Identity()
         self.gate = gate or nn.Identity()
         self.project = project
@@ -85,11 +86,9 @@ class ChannelAggregation(nn.Module):
 
 
 def squeezed_channels(hidden: int, ratio: float) -> int:
-    """`ratio * hidden`; from 8 up rounded to a multiple of 8 that is not below 90% of it."""
+    """`ratio * hidden` as a multiple of 8, at least 8, that is not below 90% of it."""
     squeezed = units.hidden_channels(hidden, ratio)
-    if squeezed < 8:
-        return max(1, squeezed)
-    rounded = (squeezed + 4) // 8 * 8
+    rounded = max(8, (squeezed + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * squeezed else rounded + 8
 
 
@@ -100,12 +99,16 @@ class InvertedBottleneck(Part):
     (side of the filter, pixels, 0 for no convolution), `convolution` (where it stands), `groups`
     (of its channels, 0 for as many as channels), `inner_shortcut` (adds the convolution to its
     input), `aggregation` (of channels, as MogaNet), `squeeze_excite`, `squeeze_style` ("hidden":
-    on the hidden width with ReLU and hard sigmoid; "out": on the width that goes out with SiLU and
-    sigmoid), `squeeze_ratio`, `first_norm` (in front of the expansion), `norm` (behind expansion
-    and convolution), `last_norm`, `activation`, `activate` (behind both, or the convolution only),
+    from the hidden width, to a multiple of 8, with ReLU and hard sigmoid; "exact": the same, not
+    rounded; "out": from the width that goes out, with SiLU and sigmoid), `squeeze_ratio`,
+    `first_norm` (in front of the expansion), `norm` (behind expansion and convolution),
+    `last_norm`, `activation`, `activate` (behind both, or the convolution only),
     `activation_first` (before the norms), `bias` (which layers have one), `layer_scale` (its start
     or None), `shortcut` (where width or resolution changes: a 3x3 max-pool or a 2x2 average pool,
-    and a 1x1 convolution), `stride_at` (where the stride is)."""
+    and a 1x1 convolution), `stride_at` (where the stride is). An expansion of 1 in front of a
+    convolution that keeps the width is no layer (MobileNetV2, UniNet)."""
+
+    takes: ClassVar[tuple[str, ...]] = ("map", "tokens", "pair_bias")
 
     expansion: float = number(0.1, 32, default=4, examples=(1, 2, 3.6, 4))
     expansion_of: str = choice("in", "out")
@@ -115,7 +118,7 @@ class InvertedBottleneck(Part):
     inner_shortcut: bool = choice(False, True)
     aggregation: bool = choice(False, True)
     squeeze_excite: bool = choice(False, True)
-    squeeze_style: str = choice("hidden", "out")
+    squeeze_style: str = choice("hidden", "exact", "out")
     squeeze_ratio: float = number(0.001, 1, default=0.25)
     first_norm: str = choice(*NORMS)
     norm: str = choice(*NORMS)
@@ -146,14 +149,16 @@ class InvertedBottleneck(Part):
         else:
             branch = self._branch(site)
         leads = self.context and self.convolution == "first"
-        return units.residual(
+        tokens_keep_width(self, site)
+        block = units.residual(
             site.channels,
             branch,
-            norm_name="none" if leads else self.first_norm,
+            norm_name="none" if leads or not self._expands(site) else self.first_norm,
             scale=self.layer_scale,
             in_channels=site.in_channels,
             shortcut=self._shortcut(site),
         )
+        return units.beside(site, block)
 
     @property
     def _is_mlp(self) -> bool:
@@ -191,12 +196,7 @@ class InvertedBottleneck(Part):
         given = {
             "lead": lead,
             "norm": units.norm(self.first_norm, site.in_channels) if lead and first else None,
-            "expand": units.sequence(
-                units.linear(
-                    site.in_channels, hidden, pixels=pixels, bias=self.bias in ("all", "linear")
-                ),
-                *self._normed(hidden, active=self.activate == "both" or not self.context),
-            ),
+            "expand": self._expand(site, hidden, pixels) if self._expands(site) else None,
             "mix": mix,
             "gate": self._gate(site, hidden),
             "project": units.linear(
@@ -207,12 +207,22 @@ class InvertedBottleneck(Part):
         kept = {name: child for name, child in given.items() if child is not None}
         return blueprint(InvertedBottleneckBranch, **kept)
 
+    def _expands(self, site: Site) -> bool:
+        """In front of a convolution, an expansion to as many channels is left out (MobileNetV2)."""
+        alone = not self.context or self.convolution == "first"
+        return alone or self.expansion != 1 or self.hidden(site) != site.in_channels
+
+    def _expand(self, site: Site, hidden: int, pixels: int) -> Blueprint:
+        bias = self.bias in ("all", "linear")
+        return units.sequence(
+            units.linear(site.in_channels, hidden, pixels=pixels, bias=bias),
+            *self._normed(hidden, active=self.activate == "both" or not self.context),
+        )
+
     def _convolution(self, site: Site, channels: int, pixels: int) -> Blueprint:
         groups = self.groups or channels
         if channels % groups:
-            raise ValueError(
-                f"{self.kind}: groups is {groups}, but must divide {channels} channels"
-            )
+            raise ValueError(f"{self.kind}: groups is {groups}, but must divide {channels}")
         strided = self.convolution == "first" or self.stride_at == "convolution"
         return units.convolution(
             channels,
@@ -235,7 +245,10 @@ class InvertedBottleneck(Part):
             return None
         if self.squeeze_style == "hidden":
             return units.squeeze_excite(hidden, squeezed_channels(hidden, self.squeeze_ratio))
-        squeezed = max(1, units.hidden_channels(site.channels, self.squeeze_ratio))
+        width = hidden if self.squeeze_style == "exact" else site.channels
+        squeezed = max(1, units.hidden_channels(width, self.squeeze_ratio))
+        if self.squeeze_style == "exact":
+            return units.squeeze_excite(hidden, squeezed)
         return units.squeeze_excite(hidden, squeezed, activation=nn.SiLU, gate=nn.Sigmoid)
 
     def _shortcut(self, site: Site) -> Blueprint | None:

@@ -58,7 +58,8 @@ def published(
     fitting = [row for row in rows if row["resolution"] in (genome.resolution, None)]
     if len(fitting) != 1:
         raise ValueError(f"no single row of {system} {variant!r} at {genome.resolution} pixels")
-    name = re.sub(r"[^a-z0-9]+", "_", variant.lower()).strip("_")
+    spoken = variant.lower().replace("+", " plus").replace("*", " star")
+    name = re.sub(r"[^a-z0-9]+", "_", spoken).strip("_")
     if fitting[0] is not rows[0]:
         name += f"_{genome.resolution}"
     facts = {k: v for k, v in fitting[0].items() if k not in ("variant", "resolution")}

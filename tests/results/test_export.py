@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
+import itertools
 import json
 import random
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from placements import mutated, published_parts
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,7 +35,9 @@ from results.export import (
     verify,
 )
 from space import Genome, Stage, build, registered
-from space.genes import CATEGORIES, Part, Site, choice, gene_choices
+from space.blueprint import Blueprint, blueprint
+from space.genes import CATEGORIES, Part, Site, choice
+from space.presets import presets
 
 ROOT = Path(__file__).parents[2]
 OURS = ("space", "supernet", "search", "evaluator", "results", "run_search")
@@ -46,50 +54,79 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def settings(part: type[Part]) -> list[Part]:
-    """The default, and three random settings of a part, the same ones in every run."""
-    rng = random.Random(part.kind)
-    found = [part()]
-    for _ in range(3):
-        genes = {
-            name: rng.choice([12, 20] if isinstance(allowed, range) else allowed)
-            for name, allowed in gene_choices(part).items()
-        }
-        found.append(part(**genes))
-    return list(dict.fromkeys(found))
+@cache
+def settings(kind: type[Part]) -> tuple[Part, ...]:
+    """The default, and two random settings of a part, the same ones in every run."""
+    rng, found = random.Random(kind.kind), {kind(): None}
+    starts = [kind(), *published_parts().get(kind, [])]
+    for _ in range(100):
+        part = mutated(rng.choice(starts), rng)
+        if part is not None and next(networks(part), None) is not None:
+            found[part] = None
+        if len(found) == 3:
+            break
+    return tuple(found)
 
 
 def around(part: Part) -> Genome:
-    """A small network with `part` in it, twice where it is an operator."""
-    chosen = {
-        "stem": registered("stem")["convolution"](channels=12, stride=4),
-        "head": registered("head")["pooled"](),
-        part.category: part,
-    }
-    channels = chosen["stem"].channels
+    """A small network with `part` in it, where it is an operator several times."""
+    return next(networks(part))
+
+
+def networks(part: Part) -> Iterator[Genome]:
+    """The small networks that `part` can stand in, plain ones first; some need class tokens, or a
+    stem and a head of their own, or are columns."""
+
+    def chosen(category: str, usual: str, **genes: int) -> list[Part]:
+        kinds = registered(category)
+        others = [kind() for name, kind in kinds.items() if name != usual]
+        return [part] if part.category == category else [kinds[usual](**genes), *others]
+
+    embedding = registered("operator")["embedding"](tokens=2)
     blocks = (part, part) if part.category == "operator" else ()
-    downsample = chosen.get("downsampling", registered("downsampling")["strided_convolution"]())
-    return Genome(
-        resolution=32,
-        stem=chosen["stem"],
-        stages=(
-            Stage(channels=channels, blocks=blocks, downsample=downsample, stride=1),
-            Stage(channels=20, blocks=blocks, downsample=downsample, stride=2),
-        ),
-        head=chosen["head"],
-        classes=5,
-    )
+    for stem, head, down in itertools.product(
+        chosen("stem", "convolution", channels=12, kernel=4, step=4),
+        chosen("head", "pooled"),
+        chosen("downsampling", "strided_convolution"),
+    ):
+        for width, wider in ((12, 20), (16, 32), (32, 64)):
+            if stem is not part:
+                stem = replace(stem, channels=width)
+            first = Stage(channels=stem.channels, blocks=blocks, downsample=down, stride=1)
+            last = Stage(channels=wider, blocks=blocks, downsample=down, stride=2)
+            chains = [(first, last), (replace(first, stride=2), last)]
+            if blocks:
+                alone = replace(first, downsample=None)
+                tokens = [replace(alone, blocks=(embedding, *blocks[:n])) for n in (2, 1)]
+                end = Stage(channels=8 * width, blocks=(), downsample=part, stride=8)
+                chains += [(alone,), *((stage,) for stage in tokens), (alone, end)]
+            for stages in chains:
+                yield from valid(stem, stages, head)
+
+
+def valid(stem: Part, stages: Sequence[Stage], head: Part) -> Iterator[Genome]:
+    """The network, if it is one."""
+    with contextlib.suppress(ValueError):
+        side = max(32, 2 * stem.stride)
+        found = Genome(resolution=side, stem=stem, stages=tuple(stages), head=head, classes=5)
+        found.cost()
+        yield found
 
 
 def everything() -> Genome:
-    """Every operator and downsampling module in one network."""
-    downs = [part() for part in registered("downsampling").values()]
-    operators = [part() for part in registered("operator").values()]
-    stages = tuple(
-        Stage(channels=16, stride=2 if i < 2 else 1, downsample=down, blocks=tuple(operators))
-        for i, down in enumerate(downs)
+    """Every operator and downsampling module that maps a map to a map, in one network."""
+    flat = Site(16, 16, 16, 16)
+
+    def plain(category: str) -> list[Part]:
+        parts = [kind() for kind in registered(category).values()]
+        return [p for p in parts if "map" in p.takes and p.gives(flat).kind == "map"]
+
+    operators, downs = tuple(plain("operator")), plain("downsampling")
+    stages = (
+        *(Stage(channels=16, downsample=down, blocks=()) for down in downs[:-2]),
+        *(Stage(channels=32, stride=2, downsample=down, blocks=operators) for down in downs[-2:]),
     )
-    stem = registered("stem")["convolution"](channels=12)
+    stem = registered("stem")["convolution"](channels=16)
     head = registered("head")["pooled"](features=24)
     return Genome(resolution=32, stem=stem, stages=stages, head=head, classes=7)
 
@@ -136,23 +173,33 @@ def test_export_is_the_network(part, tmp_path):
     network, exported = randomise(build(genome)), module.model()
     assert list(shapes(exported).items()) == list(shapes(network).items())
     exported.load_state_dict(network.state_dict())
-    images = torch.randn(2, 3, 32, 32)
+    side = genome.resolution
+    images = torch.randn(2, 3, side, side)
     with torch.no_grad():
         expected, found = network(images), exported.eval()(images)
     assert expected.isfinite().all()
     assert torch.equal(found, expected)
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        module.model().eval()(torch.empty(1, 3, 32, 32))
+        module.model().eval()(torch.empty(1, 3, side, side))
     assert counter.get_total_flops() // 2 == module.MACS
     assert sum(parameter.numel() for parameter in network.parameters()) == module.PARAMS
 
 
 @pytest.mark.parametrize("part", DEFAULTS, ids=repr)
 def test_every_parameter_gets_a_gradient(part, tmp_path):
-    exported = randomise(written(around(part), tmp_path).model()).train()
-    exported(torch.randn(2, 3, 32, 32)).square().sum().backward()
-    assert [name for name, p in exported.named_parameters() if p.grad is None] == []
+    """But for what stands beside the map and has no way to the logits in a small network."""
+    genome = around(part)
+
+    def without_gradient(network: nn.Module) -> list[str]:
+        images = torch.randn(2, 3, genome.resolution, genome.resolution)
+        randomise(network).train()(images).square().sum().backward()
+        return [name for name, p in network.named_parameters() if p.grad is None]
+
+    found = without_gradient(written(genome, tmp_path).model())
+    assert found == without_gradient(build(genome))
+    if all(placed.site.flow.kind == "map" for placed in genome.parts()):
+        assert found == []
 
 
 @pytest.mark.parametrize("part", DEFAULTS, ids=repr)
@@ -163,6 +210,33 @@ def test_classes_and_input_channels_can_change(part, tmp_path):
     assert shapes(model(in_channels=4)) == shapes(build(genome.at(in_channels=4)))
     old, new = shapes(model()), shapes(model(classes=11))
     assert {name.split(".")[0] for name in old if old[name] != new[name]} == {"head"}
+
+
+def every_preset() -> list[object]:
+    """All presets; the smallest of each system is tested by default."""
+    smallest: dict[str, str] = {}
+    for preset in sorted(presets().values(), key=lambda p: p.params or 0, reverse=True):
+        smallest[preset.system] = preset.name
+    fast = set(smallest.values())
+    return [
+        pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in presets()
+    ]
+
+
+@pytest.mark.parametrize("name", every_preset())
+def test_presets_export_to_themselves(name):
+    genome = presets()[name].genome
+    module = ModuleType(name)
+    exec(compile(model_source(genome, name), "model.py", "exec"), vars(module))
+    with torch.device("meta"):
+        exported, network = module.model(), build(genome)
+    assert list(shapes(exported).items()) == list(shapes(network).items())
+    assert sum(parameter.numel() for parameter in exported.parameters()) == genome.cost().params
+    image = torch.empty(1, 3, genome.resolution, genome.resolution, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        exported.eval()(image)
+    assert counter.get_total_flops() == 2 * genome.cost().macs
+    assert (genome.cost().params, genome.cost().macs) == (module.PARAMS, module.MACS)
 
 
 @pytest.mark.skipif(RUFF is None, reason="ruff is not installed")
@@ -198,9 +272,9 @@ def test_source_names_nothing_of_ours(part):
 def test_only_what_is_used_is_written():
     source = model_source(small(), "toy")
     defined = {n.name for n in ast.parse(source).body if isinstance(n, ast.ClassDef)}
-    assert "InvertedBottleneckBlock" in defined
-    assert defined.isdisjoint({"WindowAttentionBlock", "TokenMlpBlock", "Mlp", "LayerScale"})
-    assert "MobileNetV2 (Sandler et al., 2018)" in source  # the source of what is copied
+    assert "InvertedBottleneckBranch" in defined
+    assert defined.isdisjoint({"ChannelAggregation", "Sum", "Mlp", "LayerScale", "Attend"})
+    assert "MobileNetV2's block" in source  # the source of what is copied
 
 
 def test_export_runs_where_we_are_not(tmp_path):
@@ -304,52 +378,71 @@ def test_a_name_of_nothing_is_refused(name):
         safe_name(name)
 
 
+def call_of(source: str) -> str:
+    """The function that makes the network."""
+    (model,) = (n for n in ast.parse(source).body if getattr(n, "name", "") == "model")
+    return ast.get_source_segment(source, model) or ""
+
+
 def test_blocks_alike_are_written_once(tmp_path):
     block = registered("operator")["inverted_bottleneck"]
     stages = (Stage(channels=12, blocks=(block(), *[block(context=5)] * 3)),)
     stem, head = registered("stem")["convolution"](channels=12), registered("head")["pooled"]()
     genome = Genome(resolution=16, stem=stem, stages=stages, head=head)
     source = model_source(genome, "toy")
-    call = source[: source.index("# Convolution stem")]
-    assert call.count("kernel=5") == 1
-    assert call.count("norm_first=True") == 1  # said once for both kinds of call
+    assert source.count("Residual(") - source.count("class Residual(") == 1  # in one function
+    assert call_of(source).count("kernel=5") == 1
+    assert call_of(source).count("kernel=3") == 1
     blocks = written(genome, tmp_path).model().stages[0].blocks
-    assert [block.depthwise.kernel_size for block in blocks] == [(3, 3)] + [(5, 5)] * 3
+    sides = [block.get_submodule("branch.mix.0").kernel_size for block in blocks]
+    assert sides == [(3, 3)] + [(5, 5)] * 3
     assert len({id(parameter) for b in blocks for parameter in b.parameters()}) == len(
         list(blocks.parameters())
     )
 
 
-def test_an_argument_of_the_wrong_type_is_written_as_it_is():
-    """1 and True are equal in Python, but not the same call."""
-    with_bias = registered("stem")["convolution"](channels=12, stride=1, bias=True)
-    source = model_source(around(with_bias), "toy")
-    assert re.search(r"stride=1,\s+bias=True", source)
+def test_chains_that_repeat_are_written_once(tmp_path):
+    """Blocks of two operators each, as most published networks have them."""
+    wide, mlp = (registered("operator")["inverted_bottleneck"](context=c) for c in (7, 0))
+    stages = tuple(
+        Stage(channels=channels, blocks=((wide, mlp) * depth + ends))
+        for channels, depth, ends in ((12, 3, ()), (24, 4, (wide,)), (24, 1, ()))
+    )
+    stem, head = registered("stem")["convolution"](channels=12), registered("head")["pooled"]()
+    genome = Genome(resolution=16, stem=stem, stages=stages, head=head)
+    call = call_of(model_source(genome, "toy"))
+    times = [int(number) for number in re.findall(r"for _ in range\((\d+)\)", call)]
+    assert times == [3, 4]
+    network = written(genome, tmp_path).model()
+    assert [len(stage.blocks) for stage in network.stages] == [6, 9, 2]
+    assert shapes(network) == shapes(build(genome))
+    assert len({id(p) for p in network.parameters()}) == len(list(build(genome).parameters()))
 
 
 class ToyBlock(nn.Module):
     def __init__(self, setting: object):
         super().__init__()
+        self.setting = setting
 
     def forward(self, x):
         return x
 
 
-def toy(value: object) -> Genome:
+def toy(*values: object) -> Genome:
+    """A network with a block for each value of an argument."""
+
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Toy(Part):
         category = "operator"
         kind = "toy"
-        module = ToyBlock
-        only: int = choice(1)
+        place: int = choice(*range(len(values)))
 
-        def arguments(self, site: Site):
-            return {"setting": value}
+        def blueprint(self, site: Site) -> Blueprint:
+            return blueprint(ToyBlock, setting=values[self.place])
 
-        def cost(self, site: Site):
-            return type(small().cost())()
-
-    return around(Toy())
+    stages = tuple(Stage(channels=12, blocks=(Toy(place=i),)) for i in range(len(values)))
+    stem, head = registered("stem")["convolution"](channels=12), registered("head")["pooled"]()
+    return Genome(resolution=16, stem=stem, stages=stages, head=head)
 
 
 @pytest.mark.parametrize(
@@ -360,41 +453,50 @@ def test_an_argument_that_cannot_be_written_is_named(value):
         model_source(toy(value), "toy")
 
 
+def same(one: object, other: object) -> bool:
+    """Equal, and of the same types all through: 1 is True in Python, but not the same argument."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
+
+
 @pytest.mark.parametrize(
-    "value",
+    "values",
     [
-        1,
-        -2.5,
-        1e-6,
-        True,
-        None,
-        (),
-        (1,),
-        ("a", (2, None)),
-        'quote "\\',
-        nn.GELU,
-        (nn.ReLU, ToyBlock),
+        *((value,) for value in (1, -2.5, 1e-6, True, None, (), (1,), 'quote "\\', nn.GELU)),
+        (("a", (2, None)), (nn.ReLU, nn.GELU)),
+        (1, True),
+        (1, 1.0, 2),
+        (0, False, None, ""),
+        (3, 5, 7, 3),
+        (24, 12, 36, 12),
+        (0.5, 1e-6),
+        ((1, 2), (2, 2), (2,), ((2, 2),)),
+        ("a", "b"),
+        (nn.ReLU, nn.GELU, None),
     ],
+    ids=repr,
 )
-def test_an_argument_is_written_as_it_is(value):
-    tree = ast.parse(model_source(toy(value), "toy"))
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg == "setting"]
-    scope = {"nn": nn, "ToyBlock": ToyBlock}
-    for call in calls:
-        found = eval(compile(ast.Expression(call.value), "<argument>", "eval"), scope)
-        assert found == value
-        assert type(found) is type(value)
-    assert calls
+def test_an_argument_is_written_as_it_is(values, tmp_path):
+    """One for each block, also where a function is written for several."""
+    network = written(toy(*values), tmp_path).model()
+    found = tuple(stage.blocks[0].setting for stage in network.stages)
+    assert same(found, values)
+
+
+def test_a_class_of_ours_as_an_argument_is_written_too(tmp_path):
+    module = written(toy(ToyBlock), tmp_path)
+    assert module.model().stages[0].blocks[0].setting is module.ToyBlock
 
 
 TAMPERED = [
     (r"^MACS = .*$", "MACS = 5", "MACS is 5, but"),
     (r"^PARAMS = .*$", "PARAMS = 5", "PARAMS is 5, but"),
-    (r"F\.hardsigmoid", "torch.sigmoid", "logits differ"),
-    (r"self\.shortcut\(x\) \+ y", "self.shortcut(x)", "logits differ"),
+    (r"nn\.Hardsigmoid", "nn.Sigmoid", "logits differ"),
+    (r"self\.shortcut\(x\) \+ ", "", "logits differ"),
     (r"self\.project\b", "self.output", "shape of .*project.weight is None"),
-    (r"classes=classes", "classes=5", "shape of head.classifier.weight is"),
-    (r"in_channels=in_channels", "in_channels=3", "shape of stem.convolution.weight is"),
+    (r"nn\.Linear\(20, classes\)", "nn.Linear(20, 5)", "shape of head.classifier.weight is"),
+    (r"nn\.Conv2d\(in_channels, ", "nn.Conv2d(3, ", "shape of stem.0.weight is"),
 ]
 
 

@@ -71,7 +71,7 @@ class Page(HTMLParser):
 
 def make_genome(rng):
     bottleneck = lookup("operator", "inverted_bottleneck")
-    attention = lookup("operator", "global_attention")
+    attention = lookup("operator", "attention")
     strided = lookup("downsampling", "strided_convolution")
     stages = []
     for channels in (16, 32):
@@ -234,7 +234,7 @@ def test_page_is_accessible(tmp_path):
 def test_charts_compile_and_have_their_data(tmp_path):
     run = make_run()
     charts = write(tmp_path, run).charts
-    assert list(charts["specs"]) == ["front", "progress", "supernet"]
+    assert list(charts["specs"]) == ["front", "progress", "published", "supernet"]
     for spec in charts["specs"].values():
         used = set(re.findall(r'"data": \{"name": "(\w+)"\}', json.dumps(spec)))
         assert used <= set(charts["data"])
@@ -304,7 +304,7 @@ def test_stage_costs_add_up():
 
 def test_operator_shares_count_blocks():
     bottleneck = lookup("operator", "inverted_bottleneck")()
-    attention = lookup("operator", "global_attention")()
+    attention = lookup("operator", "attention")()
 
     def one_stage(*blocks):
         head = lookup("head", "pooled")()
@@ -319,10 +319,10 @@ def test_operator_shares_count_blocks():
     shares = {
         name: {part["kind"]: part["share"] for part in bar} for name, bar in line["bars"].items()
     }
-    assert shares["all"] == {"inverted_bottleneck": 11 / 13, "global_attention": 2 / 13}
+    assert shares["all"] == {"inverted_bottleneck": 11 / 13, "attention": 2 / 13}
     # The tenth of 11, rounded up: the network with attention and one without.
-    assert shares["best tenth"] == {"inverted_bottleneck": 0.5, "global_attention": 0.5}
-    assert shares["front"] == {"inverted_bottleneck": 1 / 3, "global_attention": 2 / 3}
+    assert shares["best tenth"] == {"inverted_bottleneck": 0.5, "attention": 0.5}
+    assert shares["front"] == {"inverted_bottleneck": 1 / 3, "attention": 2 / 3}
     assert report._operator_shares(rows[:10], rows[:10], rows[:1]) == []
 
 

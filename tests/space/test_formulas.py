@@ -291,9 +291,9 @@ def test_convolution_stem_of_several(built):
     genes |= {"before_activation": "relu", "activation": "none", "norm": "none", "pool": True}
     genes |= {"last_norm": "layer"}
     _, module, p, x = built("stem", Site(3, 6, 16, 24, 8), kind="convolution", **genes)
+    y = x
     for i, stride in ((0, 2), (3, 1)):
-        x_in = x if i == 0 else y
-        y = norm(convolve(x_in, p.at(f"{i}."), 1, stride), p.at(f"{i + 1}.")).clamp(min=0)
+        y = norm(convolve(y, p.at(f"{i}."), 1, stride), p.at(f"{i + 1}.")).clamp(min=0)
     y = norm(convolve(y, p.at("6."), 1, 2), p.at("9."))
     same(module, x, patches(y, 3, 2, 1, -math.inf).amax((4, 5)))
 
