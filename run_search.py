@@ -54,7 +54,7 @@ from search.warm_start import Start, warm_start
 from space.budget import EXAMPLES, Budget, quantity
 from space.cost_table import CostTable
 from space.files import check_doors, make_space, read_definition, shipped_spaces
-from space.genes import CATEGORIES, gene_choices, registered
+from space.genes import CATEGORIES, Allowed, Numbers, Rows, gene_choices, registered
 from space.genome import Genome
 from space.presets import presets
 from space.search_space import Space
@@ -277,7 +277,9 @@ def listing(what: str) -> list[dict[str, Any]]:
     ]
 
 
-def _allowed(values: Sequence[Any]) -> list[Any] | str:
+def _allowed(values: Allowed) -> list[Any] | str:
+    if isinstance(values, Numbers | Rows):
+        return str(values)
     return f"{values[0]}..{values[-1]}" if isinstance(values, range) else list(values)
 
 

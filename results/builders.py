@@ -108,7 +108,7 @@ def _function(
     if firsts[0].part.category in _FOLLOWS:
         parameters, tree = _following(firsts[0], trees[firsts[0]])
     else:
-        terms = Terms(_widths_and_side([placed.site for placed in firsts]), taken)
+        terms = Terms(_widths_and_sides([placed.site for placed in firsts]), taken)
         tree = terms.merged([trees[placed] for placed in firsts])
         parameters = terms.parameters()
     return Function(parameters, tree, ways, says=_shapes(parts, parameters))
@@ -128,17 +128,17 @@ def _following(placed: Placed, tree: Blueprint) -> tuple[dict[str, None], Bluepr
     return {name: None}, Multiples(name, sizes, placed.path).merged(probes)
 
 
-def _widths_and_side(sites: Sequence[Site]) -> dict[str, Column]:
+def _widths_and_sides(sites: Sequence[Site]) -> dict[str, Column]:
     """What of their places differs between parts."""
     columns = {
-        "in_channels": tuple(site.in_channels for site in sites),
         "channels": tuple(site.channels for site in sites),
-        "side": tuple(site.height for site in sites),
+        "in_channels": tuple(site.in_channels for site in sites),
     }
     if columns["in_channels"] == columns["channels"]:
         del columns["in_channels"]
-    if any(site.height != site.width for site in sites):
-        del columns["side"]
+    if all(site.height == site.width for site in sites):
+        columns["side"] = tuple(site.height for site in sites)
+        columns["out_side"] = tuple(site.out_height for site in sites)
     return {name: column for name, column in columns.items() if len(set(column)) > 1}
 
 
@@ -157,7 +157,7 @@ def _share(
         done.add(shape)
         items = (item for tree in shared.values() for _, item in _modules_below(tree))
         found = {key(item): item for item in items if skeleton(item) == shape}
-        terms = Terms({}, taken)
+        terms = Terms(None, taken)
         tree = terms.merged(list(found.values()))
         if len(terms.parameters()) <= MOST_INNER:
             function = Function(terms.parameters(), tree, list(found))
@@ -265,10 +265,16 @@ def _facts(
         if any(len(found) > 1 for found in values):  # whether there is one may be the same
             values = [{bool(value) and value != "none" for value in found} for found in values]
         if all(len(found) == 1 for found in values):
-            yield [_word(name, *found) for found in values]
+            yield _without_the_usual([_word(name, *found) for found in values])
     having = [_keywords(trees[group[0]]) for group in groups]
     for name in dict.fromkeys(name for names in having for name in names):
         yield [_word(name, name in names) for names in having]
+
+
+def _without_the_usual(words: list[str]) -> list[str]:
+    """Where some have a thing, all of one size, and the others have not: only `no_context`."""
+    having = {word for word in words if not word.startswith("no_")}
+    return ["" if word in having else word for word in words] if len(having) == 1 else words
 
 
 def _keywords(tree: Any) -> list[str]:
@@ -303,11 +309,14 @@ def _shapes(parts: Sequence[Placed], parameters: Collection[str]) -> str:
     """What the modules map to what."""
     part, site, sites = parts[0].part, parts[0].site, [placed.site for placed in parts]
     inputs, outputs = (
-        name if name in parameters else str(getattr(site, name))
-        for name in ("in_channels", "channels")
+        name if name in parameters else str(*known) if len(known) == 1 else letter
+        for name, known, letter in (
+            ("in_channels", {place.in_channels for place in sites}, "C"),
+            ("channels", {place.channels for place in sites}, "D"),
+        )
     )
     if all(place.in_channels == place.channels for place in sites):
-        inputs = outputs
+        inputs = outputs = "C" if outputs == "D" else outputs
     come, go = _beside(site.flow), _beside(part.gives(site))
     if part.category == "stem":
         there = f"(N, {outputs}, {site.out_height}, {site.out_width}){go}"

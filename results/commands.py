@@ -75,9 +75,9 @@ def _list(options: argparse.Namespace, console: Console) -> int:
         zoo.write_page(options.markdown)
         console.say(f"written: {options.markdown}")
         return 0
-    budget = None
+    budget, per_mac = None, _per_mac(options)
     if options.budget is not None:
-        budget = Budget.parse(options.budget, flops_per_mac=_per_mac(options))
+        budget = Budget.parse(options.budget, flops_per_mac=per_mac)
     entries = zoo.select(presets(), budget=budget, kind=options.kind)
     if options.check:
         with console.progress("building and tracing", len(entries)) as meter:

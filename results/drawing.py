@@ -45,6 +45,9 @@ FAMILIES = (
 )
 OTHERS = (YELLOW, GREY)
 
+# Genes that a drawing always shows.
+SIZES = ("channels", "kernel", "step", "expansion", "context", "heads", "head_dim", "features")
+
 # Layout in SVG units; at 360 units a phone shows the text at about its nominal size.
 WIDTH = 360
 GUTTER = 74  # map size and channels
@@ -103,7 +106,7 @@ def _initials(kind: str, letters: int) -> str:
 
 
 def stage_operators(stage: Mapping[str, Any]) -> str:
-    """`IB×3`, `IB×2+GA×1` or `(AT+IB)×6`: the blocks of a stage of `Genome.to_json()`, in order."""
+    """`IB×3`, `IB×2+GA×1` or `(At+IB)×6`: the blocks of a stage of `Genome.to_json()`, in order."""
     kinds = [block["kind"] for block in stage["blocks"]]
     said, start = [], 0
     for length, times in repeats(kinds):
@@ -114,13 +117,13 @@ def stage_operators(stage: Mapping[str, Any]) -> str:
 
 
 def operators(genome: Mapping[str, Any]) -> str:
-    """`IB×3 · GA×4`: the stages of a genome in JSON; a stage without blocks is `–`."""
+    """`IB×3 · At×4`: the stages of a genome in JSON; a stage without blocks is `–`."""
     return " · ".join(stage_operators(stage) or "–" for stage in genome["stages"])
 
 
 def gene_text(part: Part, *, full: bool = False) -> str:
-    """`expansion 4, context 5, window`: whole numbers that are not 0; fractions, flags and words
-    that differ from their default, but for norms and activations; with `full` every gene as
+    """`expansion 4, context 5, no bias`: the sizes that most parts have, and of the other genes
+    those that are not at their default, but for norms and activations; with `full` every gene as
     `name=value`."""
     genes = {name: value for name, value in part_to_json(part).items() if name != "kind"}
     if full:
@@ -128,12 +131,13 @@ def gene_text(part: Part, *, full: bool = False) -> str:
     usual = {gene.name: gene.default for gene in fields(part)}  # type: ignore[arg-type]
     shown = []
     for name, value in genes.items():
-        changed = value != usual[name]
-        if isinstance(value, bool):
-            shown += [f"{'' if value else 'no '}{_words(name)}"] if changed else []
-        elif isinstance(value, str):
-            shown += [f"{_words(name)} {value}"] if changed and not _is_layer(name) else []
-        elif value and (isinstance(value, int) or (isinstance(value, float) and changed)):
+        if _is_layer(name) or (value == usual[name] and (name not in SIZES or not value)):
+            continue
+        if value is True:
+            shown.append(_words(name))
+        elif value in (False, None, "none"):  # 0 too
+            shown.append(f"no {_words(name)}")
+        elif isinstance(value, int | float | str):
             shown.append(f"{_words(name)} {value}")
     return ", ".join(shown)
 
@@ -201,7 +205,9 @@ def draw_svg(genome: Genome) -> str:
         top = y
         for row in rows:
             y += 12 if row.side else 4  # a gap before each stage
-            top = y if row is rows[0] else top
+            if len(rows) > 1 and row is rows[0]:
+                y += 4
+                top = y
             body.append(_draw(row, y, widest))
             y += row.height
         if len(rows) > 1:

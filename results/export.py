@@ -181,10 +181,11 @@ def load_module(path: Path) -> ModuleType:
 def count_macs(network: nn.Module, genome: Genome) -> int:
     """Multiply-adds of one image through a network on the meta device.
 
-    On the CPU the counter would miss fused attention.
+    On the CPU the counter would miss fused attention. With gradients off it fails where a
+    parameter itself, such as a class token, goes from module to module.
     """
     image = torch.empty(1, genome.in_channels, genome.resolution, genome.resolution, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(image)
     return counter.get_total_flops() // 2
 

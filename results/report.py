@@ -365,7 +365,7 @@ def _charts(
     if any(point["reward"] is not None for point in shown):
         specs["progress"] = _progress_chart(len({_proposer(row) for row in run.rows}) > 1)
     if run.presets:
-        specs["published"] = _published_chart()
+        specs["published"] = _published_chart([axis for limit in data["limits"] for axis in limit])
     if len(curve) > 1:
         specs["supernet"] = _supernet_chart()
     return {
@@ -561,16 +561,18 @@ NETWORK_TOOLTIP = [
 ]
 
 
-def _published_chart() -> dict[str, Any]:
-    """Parameters against MACs of published networks and of the front."""
+def _published_chart(limited: Collection[str]) -> dict[str, Any]:
+    """Parameters against MACs of published networks and of the front; `limited` are the axes that
+    the budget limits."""
     log = alt.Scale(type="log", nice=False, padding=12)
     x = alt.X("gmacs:Q", title="MACs for one image (billions)", scale=log)
-    y = alt.Y("mparams:Q", title="parameters (millions)", scale=log)
+    y = alt.Y("mparams:Q", title="parameters (millions)", scale=log, axis=alt.Axis(grid=False))
     base = alt.Chart(alt.NamedData("networks"))
     limits = alt.Chart(alt.NamedData("limits"))
     rules = [
         limits.transform_filter(f"isValid(datum.{axis})").mark_rule(style="budget").encode(where)
         for axis, where in (("gmacs", x), ("mparams", y))
+        if axis in limited
     ]
     marks = {
         "far": base.mark_circle(style="published", size=34),

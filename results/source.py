@@ -17,6 +17,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -426,22 +427,30 @@ def _rewritten(definition: Definition, walk: _Walk, names: Mapping[tuple[str, st
 
 def docstring_of(module: str) -> str:
     """The docstring of an imported module as a comment, empty where it has none."""
-    text = inspect.getdoc(sys.modules[module]) or ""
-    lines: list[str] = []
-    carried = ""
-    for raw in [*text.splitlines(), ""]:
-        line = raw.rstrip()
-        if carried and line.strip():
-            indent = line[: len(line) - len(line.lstrip())]
-            line, carried = f"{indent}{carried} {line.lstrip()}", ""
-        elif carried:
-            lines.append(carried)
-            carried = ""
-        while len(line) > LINE_LENGTH - 2 and " " in line.strip():
-            line, _, word = line.rpartition(" ")
-            carried = f"{word} {carried}".strip()
-        lines.append(line)
-    return "\n".join(f"# {line}".rstrip() for line in lines[:-1])
+    lines = (inspect.getdoc(sys.modules[module]) or "").splitlines()
+    comment: list[str] = []
+    while lines:
+        line = lines.pop(0)
+        if len(line) <= LINE_LENGTH - 2:
+            comment.append(line)
+            continue
+        hangs = line.lstrip().startswith("- ")
+        below = _indent(line) + "  " * hangs
+        words = line.split()
+        while lines and lines[0].strip() and _indent(lines[0]) == below:
+            words += lines.pop(0).split()
+        comment += textwrap.wrap(
+            " ".join(words),
+            LINE_LENGTH - 2,
+            initial_indent=_indent(line),
+            subsequent_indent=below,
+            break_on_hyphens=False,
+        )
+    return "\n".join(f"# {line}".rstrip() for line in comment)
+
+
+def _indent(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]
 
 
 def _references(nodes: Iterable[ast.stmt]) -> list[Reference]:

@@ -28,10 +28,9 @@ _PLAIN = {
     **dict.fromkeys(("in_features", "out_features", "num_features", "normalized_shape"), HIDDEN),
 }
 _WIDTHS = ("in_channels", "channels")
-_PLACE = (*_WIDTHS, "side")
+_SIDES = ("side", "out_side", "height", "width", "rows", "columns")
 # What never follows from a width, whatever the numbers are.
 _FREE = ("depth", "kernel", "stride", "padding", "dilation")
-_SMALL = 8  # below, numbers are often equal by chance: 2 heads and a stride of 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,20 +230,22 @@ class Multiples(Merge):
 class Terms(Merge):
     """Numbers that differ become parameters, or follow from others.
 
-    `given` are names for numbers of the place at which a part stands, used where one fits; `taken`
-    are names that mean something else.
+    `given` are names for numbers of the place at which a part stands, used where one fits; without
+    them the first width is called `channels`. `taken` are names that mean something else.
     """
 
-    def __init__(self, given: Mapping[str, Column], taken: Collection[str]):
-        self.given, self.taken = given, taken
+    def __init__(self, given: Mapping[str, Column] | None, taken: Collection[str]):
+        self.given, self.taken = given or {}, taken
+        self.first_width = "channels" if given is None else HIDDEN
         self.used: set[str] = set()
         self.found: dict[str, Column] = {}
 
     def parameters(self) -> dict[str, Column]:
         """Name -> its number for each tree, widths first."""
         known = {**self.given, **self.found}
-        used = [name for name in known if name in self.used or name in self.found]
-        return {name: known[name] for name in sorted(used, key=lambda name: name not in _WIDTHS)}
+        rest = [name for name in known if name not in _WIDTHS]
+        used = {*self.used, *self.found}
+        return {name: known[name] for name in (*_WIDTHS, *rest) if name in used}
 
     def term(self, column: Column, label: str, place: str) -> str:
         name = _PLAIN.get(label, label)
@@ -259,9 +260,9 @@ class Terms(Merge):
 
     def _new(self, column: Column, name: str, place: str) -> str:
         known = {**self.given, **self.found}
-        if name == HIDDEN and not known:
-            name = "channels"
-        elif name in known and place.isidentifier():
+        if name == HIDDEN:
+            name, self.first_width = self.first_width, HIDDEN
+        if name in known and place.isidentifier():
             name = f"{place}_{name}"
         name = free(name if name.isidentifier() else "size", {*known, *self.taken})
         self.found[name] = column
@@ -269,20 +270,24 @@ class Terms(Merge):
 
 
 def _equal(column: Column, name: str, other: Column, known: str) -> str | None:
-    """The other's name where it is the same number, and not by chance."""
-    alike = name == known or (name not in _FREE and (known in _PLACE or min(column) >= _SMALL))
-    return known if column == other and alike else None
+    """The other's name where it is the same number, and not by chance: 2 heads and a stride of 2
+    are two things."""
+    alike = name == known or (_is_width(name) and _is_width(known))
+    return known if column == other and (alike or {name, known} <= {*_SIDES}) else None
 
 
 def _following(column: Column, name: str, other: Column, known: str) -> str | None:
     """The column from the other one."""
     if name == "padding" and known.endswith("kernel"):
         return f"{known} // 2" if column == tuple(k // 2 for k in other) else None
-    if name in _FREE or known in _FREE:
+    if name in _FREE or not (_is_width(known) or known == "heads"):
         return None
-    if known in _WIDTHS:
-        return _multiple(known, other, column) or _fraction(known, other, column)
-    return _multiple(known, other, column) if known == "heads" or min(other) >= _SMALL else None
+    multiple = _multiple(known, other, column)
+    return multiple or (_fraction(known, other, column) if known in _WIDTHS else None)
+
+
+def _is_width(name: str) -> bool:
+    return name in _WIDTHS or name.endswith(HIDDEN)
 
 
 def free(name: str, taken: Collection[str]) -> str:

@@ -32,7 +32,7 @@ from space.presets.published import Preset
 from space.scaling import ALPHA, BETA, GAMMA
 from space.search_space import Choice, Codes, Slot, Space, StageSlot
 
-_SPREAD, _STEP = 12.0, 0.1  # of phi: from a hundredth to a hundred times the MACs
+_SPREAD, _STEP = 10.0, 0.25  # of phi: from a thousandth to a thousand times the MACs
 _MOVES = 60
 
 Value = int | float
@@ -67,7 +67,7 @@ def nearest_row(proposals: Proposals, genome: Genome) -> Codes | None:
         return None
     count = round(_SPREAD / _STEP)
     factors = sorted((_STEP * k for k in range(-count, count + 1)), key=abs)
-    rows = np.stack([_row(space, genome, stages, phi) for phi in factors])
+    rows = space.canonical(np.stack([_row(space, genome, stages, phi) for phi in factors]))
     away = proposals.distance(rows, BAND, 1.0)
     row = _moved(proposals, rows[int(np.argmin(away))])  # of equal ones the least scaled
     if proposals.distance(row[None], BAND, 1.0)[0] > 0:
@@ -170,7 +170,7 @@ def _shares(blocks: Sequence[Block], count: int) -> Iterator[Sequence[Block]]:
 
 
 def _row(space: Space, genome: Genome, stages: Sequence[Sequence[Block]], phi: float) -> Codes:
-    """The nearest row to a network whose sizes are scaled by `phi` of the rule."""
+    """The nearest row to a network whose sizes are scaled by `phi` of the rule; not canonical."""
     row = np.zeros(len(space.variables), np.int64)
     _write(space.resolution, genome.resolution * GAMMA**phi, row)
     width: int = genome.stem.channels  # type: ignore[attr-defined]
@@ -186,7 +186,7 @@ def _row(space: Space, genome: Genome, stages: Sequence[Sequence[Block]], phi: f
             block = blocks[j % len(blocks)]
             _write_part(place, block.part, row, expansion=block.expansion)
     _write_part(space.head, genome.head, row)
-    return space.canonical(row[None])[0]
+    return row
 
 
 def _main(blocks: Sequence[Block], slot: Slot) -> Sequence[Block]:

@@ -73,6 +73,7 @@ class MapAttention(nn.Module):
         q: nn.Module,
         kv: nn.Module,
         attend: nn.Module,
+        activation: nn.Module | None = None,
         project: nn.Module | None = None,
         position: nn.Module | None = None,
         subsample: nn.Module | None = None,
@@ -85,6 +86,7 @@ class MapAttention(nn.Module):
         self.kv = kv
         self.position = position
         self.attend = attend
+        self.activation = activation or nn.Identity()
         self.project = project or nn.Identity()
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -92,14 +94,14 @@ class MapAttention(nn.Module):
         kv = self.kv(self.reduce(x))
         if self.position is not None:
             bias = self.position(q) if bias is None else bias + self.position(q)
-        return self.project(self.attend(q, kv, bias))
+        return self.project(self.activation(self.attend(q, kv, bias)))
 
 
 class WindowAttention(MapAttention):
     """Pixels attend to those of their own window, as `region` cuts them: (N, C, H, W) to
     (N, D, H, W)."""
 
-    def __init__(self, region: nn.Module, **parts: nn.Module):
+    def __init__(self, region: Windows, **parts: nn.Module):
         super().__init__(**parts)
         self.region = region
 
@@ -112,6 +114,8 @@ class ShiftedWindowAttention(WindowAttention):
     """`WindowAttention` where a window may hold pieces of the map that do not touch: they do not
     see one another."""
 
+    region: ShiftedWindows
+
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return super().forward(x, self.region.mask(x))
 
@@ -123,12 +127,15 @@ class HaloAttention(WindowAttention):
     Source: HaloNet (Vaswani et al., 2021), arXiv 2103.12731, section 2.2.
     """
 
+    region: HaloBlocks
+
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         q = self.q(self.subsample(x))
         height, width = q.shape[2:]
         q, kv = self.region.cut(q), self.region.cut_keys(self.kv(x))
         bias = None if self.position is None else self.position(q)
-        return self.project(self.region.join(self.attend(q, kv, bias), height, width))
+        y = self.region.join(self.attend(q, kv, bias), height, width)
+        return self.project(self.activation(y))
 
 
 class Windows(nn.Module):
@@ -383,7 +390,7 @@ class DistancePosition(TablePosition):
 
     def offsets(self) -> Tensor:
         before, left = self.span(self.height, self.stride), self.span(self.width, self.stride)
-        table = self.distances
+        table: Tensor = self.distances
         table = torch.cat([table[:, 1:before].flip(1), table], 1)
         return torch.cat([table[:, :, 1:left].flip(2), table], 2)
 
@@ -461,10 +468,10 @@ class WithTokens(nn.Module):
 
 
 class SharedBiasResidual(Residual):
-    """`Residual` of an attention that takes its bias from beside the map: (map, (heads, T, S)) to
-    the same."""
+    """`Residual` of an attention that takes its bias from beside the map: (map, (N, heads, T, S))
+    to the same."""
 
     def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         pixels, bias = x
-        y = self.branch(self.norm(pixels), bias[None])
+        y = self.branch(self.norm(pixels), bias)
         return self.shortcut(pixels) + self.scale(y), bias

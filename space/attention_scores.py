@@ -45,7 +45,7 @@ class LinearAttend(nn.Module):
         queries, keys, values = split_heads(q, kv, self.heads)
         queries, keys = queries.relu(), keys.relu()
         summary = self.scale[:, None, None] * (values @ keys.mT)
-        total = (queries * keys.sum(3, keepdim=True)).sum(2, keepdim=True)
+        total = keys.sum(3)[:, :, None] @ queries
         y = (summary @ queries) / total.clamp(min=100)
         return y.flatten(1, 2).unflatten(2, q.shape[2:])
 
@@ -128,11 +128,15 @@ def linear_attend(
     """`LinearAttend`; `width` is that of a head's keys, `value_width` that of its values."""
     counted = cost.matmul(batch * heads, value_width, keys, width)
     counted += cost.matmul(batch * heads, value_width, width, queries)
+    counted += cost.matmul(batch * heads, 1, width, queries)
     return blueprint(LinearAttend, heads, width, cost=counted + cost.parameters(heads))
 
 
 def channel_attend(heads: int, width: int, *, batch: int, pixels: int) -> Blueprint:
-    """`ChannelAttend` for pieces of so many pixels."""
+    """`ChannelAttend` for pieces of so many pixels; ValueError where a head has one channel, which
+    could only attend to itself."""
+    if width < 2:
+        raise ValueError("attention between channels needs heads of 2 channels or more, not 1")
     counted = cost.matmul(batch * heads, width, pixels, width)
     counted += cost.matmul(batch * heads, width, width, pixels)
     return blueprint(ChannelAttend, heads, cost=counted + cost.parameters(heads))

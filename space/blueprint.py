@@ -51,7 +51,8 @@ def blueprint(
     **keywords: Any,
 ) -> Blueprint:
     """A blueprint; `cost` and `axes` are those of the module's own parameters and products, to
-    which the children's are added."""
+    which the children's are added. A keyword that is None is left out: an optional child."""
+    keywords = {name: value for name, value in keywords.items() if value is not None}
     whole = dict(axes or {})
     for name, child in _children(arguments, keywords):
         cost += child.cost

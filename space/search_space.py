@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -306,16 +307,12 @@ class Space:
     @cached_property
     def stem_stride(self) -> int:
         """Every stem of a space has this one stride, so that each stage has one map size."""
-        row = [0] * len(self.variables)
         strides = {
-            self.stem.make(kind, {n: g.value(row) for n, g in genes.items()}).stride  # type: ignore[attr-defined]
+            self.stem.make(kind, dict(zip(genes, values, strict=True))).stride  # type: ignore[attr-defined]
             for kind, genes in self.stem.genes.items()
+            for values in product(*(gene.choices for gene in genes.values()))
         }
-        if len(strides) > 1 or any(
-            len(genes["stride"].choices) > 1
-            for genes in self.stem.genes.values()
-            if "stride" in genes
-        ):
+        if len(strides) > 1:
             raise ValueError(f"space {self.name!r}: the stem must have one stride, not several")
         return strides.pop()
 

@@ -6,16 +6,15 @@ from torch import nn
 
 from space.layers import Affine, LayerNorm2d, QuickGelu, TanhGelu
 
-# Class, whether it wants the number of groups first, and the keywords where they are not the
-# class's own. Papers differ in epsilon; 1e-5 is PyTorch's.
-NORMS: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, float]]] = {
-    "layer": (LayerNorm2d, (), {}),
-    "batch": (nn.BatchNorm2d, (), {}),
-    "group": (nn.GroupNorm, (1,), {}),
-    "affine": (Affine, (), {}),
-    "none": (nn.Identity, (), {}),
-    "layer-1e-6": (LayerNorm2d, (), {"eps": 1e-6}),
-    "batch-1e-3": (nn.BatchNorm2d, (), {"eps": 1e-3}),
+# Class, arguments in front of the channels, and epsilon where it is not PyTorch's 1e-5.
+NORMS: dict[str, tuple[type[nn.Module], tuple[int, ...], float | None]] = {
+    "layer": (LayerNorm2d, (), None),
+    "batch": (nn.BatchNorm2d, (), None),
+    "group": (nn.GroupNorm, (1,), None),
+    "affine": (Affine, (), None),
+    "none": (nn.Identity, (), None),
+    "layer-1e-6": (LayerNorm2d, (), 1e-6),
+    "batch-1e-3": (nn.BatchNorm2d, (), 1e-3),
 }
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -122,7 +123,7 @@ def bottleneck(
     mid = middle_channels(site, expansion)
     given = axis.size if axis is not None else mid
     inside = Site(mid, mid, site.height, site.width, site.stride)
-    children = {
+    children: dict[str, Any] = {
         "reduce": units.sequence(
             units.linear(site.in_channels, mid, pixels=site.pixels, bias=False),
             units.norm(norm, mid),
@@ -148,22 +149,13 @@ def bottleneck(
 def _shortcut(site: Site, norm: str, activation: str, kind: str) -> Blueprint | None:
     if site.in_channels == site.channels and site.stride == 1:
         return None
-    pool, projection = (
-        None,
+    layers = [
         units.linear(site.in_channels, site.channels, pixels=site.out_pixels, bias=False),
-    )
+        units.norm(norm, site.channels),
+        units.activation(activation),
+    ]
     if site.stride > 1 and kind == "average":
-        pool = blueprint(nn.AvgPool2d, site.stride, ceil_mode=True)
-    elif site.stride > 1:
-        projection = units.convolution(
-            site.in_channels,
-            site.channels,
-            1,
-            pixels=site.pixels,
-            out_pixels=site.out_pixels,
-            stride=site.stride,
-            bias=False,
-        )
-    return units.sequence(
-        pool, projection, units.norm(norm, site.channels), units.activation(activation)
-    )
+        layers.insert(0, blueprint(nn.AvgPool2d, site.stride, ceil_mode=True))
+    elif site.stride > 1:  # a 1x1 convolution of that stride
+        layers.insert(0, blueprint(nn.AvgPool2d, 1, site.stride))
+    return units.sequence(*layers)

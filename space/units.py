@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import nn
 
 from space import cost
@@ -20,6 +23,7 @@ from space.layers import (
     Pointwise,
     PooledShortcut,
     Residual,
+    ShortcutDownsampling,
     SqueezeExcite,
 )
 from space.settings import ACTIVATIONS, NORMS
@@ -30,9 +34,10 @@ def norm(name: str, channels: int, axis: Axis | None = None) -> Blueprint | None
     """A norm of `settings.NORMS`, None for "none"; `axis` where channels are not cut as leading."""
     if name == "none":
         return None
-    module, arguments, keywords = NORMS[name]
+    module, arguments, epsilon = NORMS[name]
     axes = {} if axis is None else {"weight": (axis,), "bias": (axis,)}
-    return blueprint(module, *arguments, channels, cost=cost.norm(channels), axes=axes, **keywords)
+    counted = cost.norm(channels)
+    return blueprint(module, *arguments, channels, cost=counted, axes=axes, eps=epsilon)
 
 
 def activation(name: str) -> Blueprint | None:
@@ -57,14 +62,14 @@ def linear(
     output_axis: Axis | None = None,
 ) -> Blueprint:
     """A 1x1 convolution; an axis where the channels of that side are not cut as leading ones."""
-    axes = {}
+    axes: dict[str, Sequence[Axis | int]] = {}
     if input_axis is not None or output_axis is not None:
         axes["weight"] = (output_axis or outputs, input_axis or inputs)
     if bias and output_axis is not None:
         axes["bias"] = (output_axis,)
-    keywords = {} if bias else {"bias": False}
     counted = cost.linear(pixels, inputs, outputs, bias)
-    return blueprint(Pointwise, inputs, outputs, cost=counted, axes=axes, **keywords)
+    without = None if bias else False
+    return blueprint(Pointwise, inputs, outputs, cost=counted, axes=axes, bias=without)
 
 
 def convolution(
@@ -83,11 +88,10 @@ def convolution(
     """A square convolution, to `out_pixels` (those of the input at stride 1). An odd kernel is
     centred unless `padding` is given, and then makes ceil(side / stride) of a side; an even one
     that is not a stride of patches is padded to the same."""
-    keywords: dict[str, object] = {}
-    if groups > 1:
-        keywords["groups"] = groups
-    if not bias:
-        keywords["bias"] = False
+    keywords: dict[str, Any] = {
+        "groups": None if groups == 1 else groups,
+        "bias": None if bias else False,
+    }
     if kernel % 2 == 0 and padding is None:
         made = blueprint(PaddedConvolution, inputs, outputs, kernel, stride, **keywords)
     else:
@@ -145,12 +149,14 @@ def squeeze_excite(
 ) -> Blueprint:
     """The gate on the mean of each channel."""
     counted = cost.linear(1, channels, squeezed) + cost.linear(1, squeezed, channels)
-    keywords = {}
-    if activation is not nn.ReLU:
-        keywords["activation"] = activation
-    if gate is not nn.Hardsigmoid:
-        keywords["gate"] = gate
-    return blueprint(SqueezeExcite, channels, squeezed, cost=counted, **keywords)
+    return blueprint(
+        SqueezeExcite,
+        channels,
+        squeezed,
+        cost=counted,
+        activation=None if activation is nn.ReLU else activation,
+        gate=None if gate is nn.Hardsigmoid else gate,
+    )
 
 
 def sequence(*layers: Blueprint | None) -> Blueprint:
@@ -172,8 +178,14 @@ def mlp(
     """The channel MLP."""
     outputs = out_channels or channels
     counted = cost.linear(pixels, channels, hidden) + cost.linear(pixels, hidden, outputs)
-    keywords = {} if outputs == channels else {"out_channels": outputs}
-    return blueprint(Mlp, channels, hidden, ACTIVATIONS[activation], cost=counted, **keywords)
+    return blueprint(
+        Mlp,
+        channels,
+        hidden,
+        ACTIVATIONS[activation],
+        cost=counted,
+        out_channels=None if outputs == channels else outputs,
+    )
 
 
 def residual(
@@ -186,13 +198,13 @@ def residual(
     shortcut: Blueprint | None = None,
 ) -> Blueprint:
     """A pre-norm sub-layer: the norm works on `in_channels`, the layer scale on `channels`."""
-    given = {
-        "norm": norm(norm_name, in_channels or channels),
-        "scale": layer_scale(channels, scale),
-        "shortcut": shortcut,
-    }
-    kept = {name: child for name, child in given.items() if child is not None}
-    return blueprint(Residual, branch=branch, **kept)
+    return blueprint(
+        Residual,
+        branch=branch,
+        norm=norm(norm_name, in_channels or channels),
+        scale=layer_scale(channels, scale),
+        shortcut=shortcut,
+    )
 
 
 def depthwise_position(channels: int, *, pixels: int) -> Blueprint:
@@ -205,6 +217,15 @@ def pooled_shortcut(inputs: int, outputs: int, stride: int, *, out_pixels: int) 
     """3x3 max-pool and a 1x1 convolution."""
     counted = cost.linear(out_pixels, inputs, outputs)
     return blueprint(PooledShortcut, inputs, outputs, stride, cost=counted)
+
+
+def with_pooled_shortcut(branch: Blueprint, site: Site) -> Blueprint:
+    """A downsampling module's branch, started at zero, plus the pooled shortcut: in a supernet the
+    path that all modules of a place have in common."""
+    shortcut = pooled_shortcut(
+        site.in_channels, site.channels, site.stride, out_pixels=site.out_pixels
+    )
+    return blueprint(ShortcutDownsampling, branch=branch, shortcut=shortcut)
 
 
 def block(

@@ -54,7 +54,7 @@ class Supernet:
     """Shared weights of the networks of `space`.
 
     `weights` maps `"<position>.<kind>.<parameter>"` to a leaf tensor, for instance
-    `"stages.2.blocks.0.convnext.depthwise.weight"`; a pool takes the place of the kind where a
+    `"stages.2.blocks.0.attention.mixer.branch.q.weight"`; a pool takes the place of the kind where a
     part names one (`Part.pools`). The same seed gives the same weights.
     """
 

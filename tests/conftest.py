@@ -23,11 +23,12 @@ from space import genes
 TINY: dict[str, Any] = {
     "name": "tiny",
     "resolution": [32],
-    "stem": {"convolution": {"channels": [8], "stride": [2]}},
+    "stem": {"convolution": {"channels": [8]}},
     "operators": {
         "inverted_bottleneck": {"expansion": [1, 2, 4], "context": [3, 5]},
-        "convnext": {"expansion": [1, 2, 4], "context": [3], "layer_scale": [0.01]},
-        "window_attention": {
+        "modulation": {"expansion": [1, 2, 4], "layer_scale": [0.01]},
+        "attention": {
+            "region": ["window"],
             "expansion": [1, 2],
             "context": [4],
             "head_dim": [16],
@@ -44,14 +45,14 @@ TINY: dict[str, Any] = {
             "channels": [8, 16],
             "depth": [1, 2],
             "downsampling": ["local_dsm"],
-            "operators": ["inverted_bottleneck", "convnext"],
+            "operators": ["inverted_bottleneck", "modulation"],
         },
         {
             "channels": [16, 24, 32],
             "depth": [1, 2],
             "stride": 2,
             "downsampling": ["strided_convolution", "local_dsm"],
-            "operators": ["inverted_bottleneck", "window_attention", "token_mlp"],
+            "operators": ["inverted_bottleneck", "attention", "token_mlp"],
         },
     ],
     "head": {"pooled": {}},

@@ -65,14 +65,14 @@ def convolve(
     rows, columns = (-(-side // stride) for side in x.shape[2:])
     padded = x.new_zeros(*x.shape[:2], rows * stride + 2 * taps, columns * stride + 2 * taps)
     padded[:, :, front : front + x.shape[2], front : front + x.shape[3]] = x
-    y = x.new_zeros(len(x), outputs, rows, columns)
-    for d in range(outputs):
-        g = d // (outputs // groups)
-        for c in range(width):
-            for a in range(taps):
-                for b in range(taps):
-                    seen = padded[:, g * width + c, a : a + rows * stride, b : b + columns * stride]
-                    y[:, d] += weight[d, c, a, b] * seen[:, ::stride, ::stride]
+    y = x.new_zeros(len(x), groups, outputs // groups, rows, columns)
+    weight = weight.unflatten(0, (groups, -1))  # (group, output of it, input of it, tap, tap)
+    for a in range(taps):
+        for b in range(taps):
+            seen = padded[:, :, a : a + rows * stride : stride, b : b + columns * stride : stride]
+            seen = seen.unflatten(1, (groups, width))
+            y += torch.einsum("ngchw,gdc->ngdhw", seen, weight[..., a, b])
+    y = y.flatten(1, 2)
     bias = w.get(f"{name}.bias")
     return y if bias is None else y + per_channel(bias)
 

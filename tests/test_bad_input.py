@@ -124,7 +124,7 @@ def test_a_file_where_the_runs_should_be(runs):
 SPACES = {
     "operator": (
         lambda s: stages(s, operators=["mbconv"]),
-        ["stages.0.operators", "'mbconv'", "convnext", "inverted_bottleneck"],
+        ["stages.0.operators", "'mbconv'", "modulation", "inverted_bottleneck"],
     ),
     "downsampling": (
         lambda s: stages(s, downsampling=["pool"]),
@@ -132,20 +132,20 @@ SPACES = {
     ),
     "stem": (lambda s: {**s, "stem": {"patch": {}}}, ["stem", "'patch'", "convolution"]),
     "gene": (
-        lambda s: stages(s, operators={"convnext": {"kernel": [3]}}),
-        ["convnext", "'kernel'", "expansion, context"],
+        lambda s: stages(s, operators={"modulation": {"kernel": [3]}}),
+        ["modulation", "'kernel'", "gathering, levels"],
     ),
     "value": (
-        lambda s: stages(s, operators={"convnext": {"context": [3, 4]}}),
-        ["convnext", "context is 4", "3, 5, 7"],
+        lambda s: stages(s, operators={"modulation": {"context": [3, 4]}}),
+        ["modulation", "context is 4", "3, 5, 7"],
     ),
     "type of a value": (
         lambda s: stages(s, operators={"inverted_bottleneck": {"squeeze_excite": [1]}}),
         ["squeeze_excite is 1", "False, True"],
     ),
     "width": (
-        lambda s: stages(s, downsampling=None, operators=["convnext"]),
-        ["stages.0", "convnext keeps its width", "inverted_bottleneck"],
+        lambda s: stages(s, downsampling=None, operators=["modulation"]),
+        ["stages.0", "modulation keeps its width", "inverted_bottleneck"],
     ),
     "stride": (lambda s: stages(s, 1, downsampling=None), ["stages.1", "stride is 2", "must be 1"]),
     "no operators": (lambda s: stages(s, operators={}), ["stages.0.operators"]),

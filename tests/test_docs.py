@@ -277,9 +277,9 @@ def test_space_of_the_documentation():
         kind.kind: {name: gene.choices for name, gene in choices.items()}
         for kind, choices in last.items()
     }
-    assert found["convnext"] == {"expansion": (2, 4), "context": (7,), "layer_scale": (0.01,)}
-    assert found["global_attention"]["expansion"] == (4,)
-    assert "norm" not in found["convnext"]
+    assert found["modulation"] == {"expansion": (2, 4), "context": (5,), "layer_scale": (0.01,)}
+    assert found["attention"]["expansion"] == (4,)
+    assert "norm" not in found["modulation"]
     genome = space.sample(np.random.default_rng(0))
     assert {block.norm for stage in genome.stages for block in stage.blocks} == {"layer"}
 

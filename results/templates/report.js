@@ -29,7 +29,7 @@ function theme() {
       budget: { color: colour("soft"), strokeDash: [5, 4], strokeWidth: 1.5 },
       "budget-text": { color: colour("soft"), fontSize: 12 },
       published: { color: colour("candidate"), opacity: 0.45 },
-      near: { color: colour("accent"), opacity: 0.9 },
+      near: { color: colour("known"), opacity: 0.9 },
       failed: { color: colour("bad"), opacity: 1 },
     },
   };

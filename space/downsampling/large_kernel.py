@@ -9,7 +9,9 @@ Shapes: N images, C channels in, D channels out, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from space import reparameterised, units
 from space.blueprint import Blueprint, blueprint
@@ -24,13 +26,17 @@ from space.shared import CONTEXTS
 class LargeKernel(Part):
     """Genes: `context` (side of the larger filter, pixels), `norm`, `activation`, `activate`
     (behind the 1x1 convolution, or the large one too), `squeeze_ratio` (of a gate behind the large
-    convolution, 0 for none)."""
+    convolution, 0 for none), `shortcut` (adds a pooled one, see `units.with_pooled_shortcut`, and
+    factors of the channels on the rest)."""
+
+    pools: ClassVar[Mapping[str, str]] = {"shortcut": "dsm"}
 
     context: int = choice(*CONTEXTS[1:], default=7)
     norm: str = choice(*BRANCH_NORMS)
     activation: str = choice(*ACTIVATIONS)
     activate: str = choice("last", "both")
     squeeze_ratio: float = number(0, 1, default=0, examples=(0, 0.25))
+    shortcut: bool = choice(False, True)
 
     def blueprint(self, site: Site) -> Blueprint:
         inputs, channels, out = site.in_channels, site.channels, site.out_pixels
@@ -47,10 +53,12 @@ class LargeKernel(Part):
             )
             for side in (self.context, 3)
         )
-        return units.sequence(
+        branch = units.sequence(
             blueprint(SumOfBranches, branches=spread),
             reparameterised.squeeze_excite(channels, self.squeeze_ratio),
             units.activation(self.activation) if self.activate == "both" else None,
             reparameterised.branches(channels, channels, 1, norm=self.norm, pixels=out),
             units.activation(self.activation),
+            units.layer_scale(channels, 0.01 if self.shortcut else None),
         )
+        return units.with_pooled_shortcut(branch, site) if self.shortcut else branch

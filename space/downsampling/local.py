@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from space import units
-from space.blueprint import Blueprint, blueprint
+from space.blueprint import Blueprint
 from space.genes import Part, Site, choice, downsampling
-from space.layers import ShortcutDownsampling
 from space.settings import NORMS
 
 
@@ -27,16 +26,10 @@ class LocalDsm(Part):
     norm: str = choice(*NORMS)
 
     def blueprint(self, site: Site) -> Blueprint:
-        inputs, channels, out = site.in_channels, site.channels, site.out_pixels
+        inputs, out = site.in_channels, site.out_pixels
         depthwise = units.depthwise(
             inputs, 3, pixels=site.pixels, stride=site.stride, out_pixels=out
         )
-        return blueprint(
-            ShortcutDownsampling,
-            branch=units.sequence(
-                depthwise,
-                units.norm(self.norm, inputs),
-                units.linear(inputs, channels, pixels=out),
-            ),
-            shortcut=units.pooled_shortcut(inputs, channels, site.stride, out_pixels=out),
-        )
+        linear = units.linear(inputs, site.channels, pixels=out)
+        branch = units.sequence(depthwise, units.norm(self.norm, inputs), linear)
+        return units.with_pooled_shortcut(branch, site)

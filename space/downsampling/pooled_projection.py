@@ -6,7 +6,9 @@ released code, which has it wherever resolution or width changes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -19,14 +21,20 @@ from space.settings import NORMS
 @downsampling("pooled_projection")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PooledProjection(Part):
-    """Gene: `norm`. The pool's last squares are means of the pixels that there are."""
+    """Genes: `norm`, `shortcut` (adds a max-pooled one, see `units.with_pooled_shortcut`). The
+    pool's last squares are means of the pixels that there are."""
+
+    pools: ClassVar[Mapping[str, str]] = {"shortcut": "dsm"}
 
     norm: str = choice(*NORMS)
+    shortcut: bool = choice(False, True)
 
     def blueprint(self, site: Site) -> Blueprint:
-        pool = blueprint(nn.AvgPool2d, site.stride, ceil_mode=True) if site.stride > 1 else None
-        return units.sequence(
-            pool,
+        layers = [
             units.linear(site.in_channels, site.channels, pixels=site.out_pixels, bias=False),
             units.norm(self.norm, site.channels),
-        )
+        ]
+        if site.stride > 1:
+            layers.insert(0, blueprint(nn.AvgPool2d, site.stride, ceil_mode=True))
+        branch = units.sequence(*layers)
+        return units.with_pooled_shortcut(branch, site) if self.shortcut else branch

@@ -9,7 +9,9 @@ Shapes: N images, C channels in, H x W pixels, squares of s x s.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,18 +45,25 @@ class SpaceToDepth(nn.Module):
 @downsampling("space_to_depth")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceToDepthDsm(Part):
-    """Genes: `norm` (on the channels of all pixels of a square), `bias`."""
+    """Genes: `norm` (on the channels of all pixels of a square), `bias`,
+    `shortcut` (adds a pooled one, see `units.with_pooled_shortcut`)."""
+
+    pools: ClassVar[Mapping[str, str]] = {"shortcut": "dsm"}
 
     norm: str = choice(*NORMS)
     bias: bool = choice(False, True)
+    shortcut: bool = choice(False, True)
 
     def blueprint(self, site: Site) -> Blueprint:
         gathered = site.stride**2 * site.in_channels
         axis = Grid(site.stride**2, site.in_channels)
-        return units.sequence(
-            blueprint(SpaceToDepth, site.stride) if site.stride > 1 else None,
+        layers = [
             units.norm(self.norm, gathered, axis),
             units.linear(
                 gathered, site.channels, pixels=site.out_pixels, bias=self.bias, input_axis=axis
             ),
-        )
+        ]
+        if site.stride > 1:
+            layers.insert(0, blueprint(SpaceToDepth, site.stride))
+        branch = units.sequence(*layers)
+        return units.with_pooled_shortcut(branch, site) if self.shortcut else branch

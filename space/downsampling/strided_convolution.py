@@ -17,7 +17,7 @@ from typing import ClassVar
 from space import units
 from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, downsampling
-from space.layers import ConvolutionNorm, NormConvolution, ShortcutDownsampling
+from space.layers import ConvolutionNorm, NormConvolution
 from space.settings import ACTIVATIONS, NORMS
 
 
@@ -54,14 +54,10 @@ class StridedConvolution(Part):
             groups=inputs if self.grouped else 1,
             bias=self.bias,
         )
-        given = {
-            "convolution": convolution,
-            "norm": units.norm(self.norm, inputs if self.norm_first else channels),
-            "activation": units.activation(self.activation),
-        }
-        kept = {name: child for name, child in given.items() if child is not None}
-        branch = blueprint(NormConvolution if self.norm_first else ConvolutionNorm, **kept)
-        if not self.shortcut:
-            return branch
-        shortcut = units.pooled_shortcut(inputs, channels, site.stride, out_pixels=site.out_pixels)
-        return blueprint(ShortcutDownsampling, branch=branch, shortcut=shortcut)
+        branch = blueprint(
+            NormConvolution if self.norm_first else ConvolutionNorm,
+            convolution=convolution,
+            norm=units.norm(self.norm, inputs if self.norm_first else channels),
+            activation=units.activation(self.activation),
+        )
+        return units.with_pooled_shortcut(branch, site) if self.shortcut else branch

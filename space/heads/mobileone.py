@@ -9,6 +9,7 @@ Shapes: N images, C channels in, H x W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,7 +45,7 @@ class MobileOneHead(Part):
     def blueprint(self, site: Site) -> Blueprint:
         channels = site.in_channels
         width = max(1, units.hidden_channels(channels, self.expansion))
-        keywords = {} if self.bias else {"bias": False}
+        keywords: dict[str, Any] = {} if self.bias else {"bias": False}
         return units.sequence(
             reparameterised.branches(
                 channels,

@@ -121,24 +121,23 @@ class PooledHead(Part):
         elif self.norm_first and not tokens:
             features, norm = norm, None
         alone = not tokens and self.classifiers == 1
-        given = {
-            "features": features,
-            "pool": blueprint(TokensAlone if tokens else MeanPool),
-            "norm": norm if tokens or alone else None,
-            "flatten": blueprint(nn.Flatten) if alone else None,
-            "classifier": self._classifiers(site, width, norm),
-        }
-        kept = {name: child for name, child in given.items() if child is not None}
-        return blueprint(PooledHeadModule, **kept)
+        return blueprint(
+            PooledHeadModule,
+            features=features,
+            pool=blueprint(TokensAlone if tokens else MeanPool),
+            norm=norm if tokens or alone else None,
+            flatten=blueprint(nn.Flatten) if alone else None,
+            classifier=self._classifiers(site, width, norm),
+        )
 
     def _classifiers(self, site: Site, width: int, norm: Blueprint | None) -> Blueprint:
         layers = []
         if self.hidden == "tanh":
             inner = blueprint(nn.Linear, width, width, cost=cost.linear(1, width, width))
             layers = [inner, blueprint(nn.Tanh)]
-        keywords = {} if self.bias else {"bias": False}
         counted = cost.linear(1, width, site.channels, self.bias)
-        layers += [blueprint(nn.Linear, width, site.channels, cost=counted, **keywords)]
+        bias = None if self.bias else False
+        layers += [blueprint(nn.Linear, width, site.channels, cost=counted, bias=bias)]
         if site.tokens:
             return blueprint(
                 TokenClassifiers, classifiers=(units.sequence(*layers),) * self.classifiers

@@ -5,14 +5,15 @@ One operator for what is published under many names. Over the whole map it is Vi
 PVT (2102.12122, section 3.3), CMT (2107.06263, section 3.2) and Next-ViT (2207.05501) do. In
 windows it is Swin's (2103.14030, section 3.2), in a grid MaxViT's (2204.01697, section 3.2), in
 blocks with a halo HaloNet's (2103.12731). A position is a 3x3 convolution in front (CPVT,
-2102.10882), a table of offsets for this map (CoAtNet, 2106.04803, section 2) or for another (MOAT,
-2210.01820), of distances (LeViT, 2104.01136), of offsets times the query (BoTNet, 2101.11605) or,
-beside the map, of pairs of pixels (CMT). Layer scale is CaiT's (2103.17239), values convolved are
-SMT's (2307.08579), the bottleneck is BoTNet's. With a stride or a change of width it is the first
-block of a stage of CoAtNet or LeViT.
-Differs from Swin where windows do not divide the map: `fit="even"` takes as few windows as windows
-of at most `context` pixels would be, all of one size (14 pixels and windows of 8 give two of 7).
-From PVT where `reduction="depthwise"`: one 3x3 depthwise convolution in place of a full one.
+2102.10882), a table of offsets for this map (CoAtNet, 2106.04803, section 2) or for another
+(MOAT, 2210.01820), of distances (LeViT, 2104.01136), of offsets times the query (BoTNet,
+2101.11605) or, beside the map, of pairs of pixels (CMT). Layer scale is CaiT's (2103.17239),
+values convolved are SMT's (2307.08579), the bottleneck is BoTNet's. With a stride or a change of
+width it is the first block of a stage of CoAtNet or LeViT.
+Differs from Swin where windows do not divide the map: `fit="even"` takes as few windows as
+windows of at most `context` pixels would be, all of one size (14 pixels and windows of 8 give two
+of 7). From PVT where `reduction="depthwise"`: one 3x3 depthwise convolution in place of a full
+one.
 Shapes: N images, C channels in, D channels out, T class tokens, H x W pixels.
 """
 
@@ -168,11 +169,12 @@ class Attention(Part):
         self._refuse_unused()
         if not self.heads and not self.head_dim:
             raise ValueError(f"{self.kind}: heads and head_dim are both 0; give one of them")
-        if self.linear_norm and (self.qkv_bias or self.project == "bias" or self.norm == "none"):
+        biases = self.qkv_bias or self.project == "bias"
+        if self.linear_norm and (biases or self.norm == "none" or self.expansion):
             raise ValueError(
-                f"{self.kind}: linear_norm stands in place of biases: it needs a norm, qkv_bias "
-                f"False and a project without bias, not {self.norm!r}, {self.qkv_bias} and "
-                f"{self.project!r}"
+                f"{self.kind}: linear_norm stands in place of biases and other norms: it needs a "
+                "norm, qkv_bias False, a project without bias and expansion 0, not "
+                f"{self.norm!r}, {self.qkv_bias}, {self.project!r} and {self.expansion}"
             )
         self._refuse_pairs()
 
@@ -258,19 +260,21 @@ class Attention(Part):
         return replace(site, height=site.pixels + site.tokens, width=1, flow=MAP)
 
     def _block(self, site: Site) -> Blueprint:
-        children = {"mixer": self._mixer(site)}
+        position = mlp = None
+        if self.position == "shared":
+            self._check_shared(site)
         if self.position == "depthwise":
-            children["position"] = units.depthwise_position(site.in_channels, pixels=site.pixels)
+            position = units.depthwise_position(site.in_channels, pixels=site.pixels)
         hidden = units.hidden_channels(site.channels, self.expansion)
         if hidden:
-            mlp = units.mlp(
+            branch = units.mlp(
                 site.channels, hidden, pixels=site.out_pixels, activation=self.activation
             )
             mlp = units.residual(
-                site.channels, mlp, norm_name=self._first_norm, scale=self.layer_scale
+                site.channels, branch, norm_name=self._first_norm, scale=self.layer_scale
             )
-            children["mlp"] = units.beside(site, mlp)
-        return blueprint(Block, **children)
+            mlp = units.beside(site, mlp)
+        return blueprint(Block, mixer=self._mixer(site), mlp=mlp, position=position)
 
     @property
     def _first_norm(self) -> str:
@@ -292,10 +296,8 @@ class Attention(Part):
             in_channels=site.in_channels,
             shortcut=self._shortcut(site),
         )
-        if self.position == "shared":
-            self._check_shared(site)
-            return replace(residual, module=SharedBiasResidual)
-        return residual
+        shared = self.position == "shared"
+        return replace(residual, module=SharedBiasResidual) if shared else residual
 
     def _shortcut(self, site: Site) -> Blueprint | None:
         if site.in_channels == site.channels:
@@ -363,30 +365,31 @@ class Attention(Part):
         halo = self.region == "halo"
         keys = self._keys(pieces)
         answered = site.out_pixels if halo else asking.count * asking.pixels
-        made = {
-            "q": self._q(site, heads, answered),
-            "kv": self._linear(
+        region = self._region(site, pieces, asking)
+        return blueprint(
+            self._module(region),
+            q=self._q(site, heads, answered),
+            kv=self._linear(
                 site.in_channels,
                 heads.queries + heads.values,
                 Parts(heads.query_axis, heads.value_axis),
                 pixels=site.pixels if halo else pieces.count * keys,
             ),
-            "attend": self._attend(heads, asking, pieces, keys),
-            "project": self._project(heads, site, answered, closed),
-            "position": self._position(heads, asking, pieces, site.stride),
-            "subsample": blueprint(Subsample, site.stride) if site.stride > 1 else None,
-            "reduce": self._reduce(site, pieces, keys),
-            "region": self._region(site, pieces, asking),
-        }
-        kept = {name: child for name, child in made.items() if child is not None}
-        return blueprint(self._module(kept), **kept)
+            attend=self._attend(heads, asking, pieces, keys),
+            activation=units.activation(self.inner_activation),
+            project=self._project(heads, site, answered, closed),
+            position=self._position(heads, asking, pieces, site.stride),
+            subsample=blueprint(Subsample, site.stride) if site.stride > 1 else None,
+            reduce=self._reduce(site, pieces, keys),
+            region=region,
+        )
 
-    def _module(self, children: Mapping[str, Blueprint]) -> type[nn.Module]:
-        if "region" not in children:
+    def _module(self, region: Blueprint | None) -> type[nn.Module]:
+        if region is None:
             return MapAttention
-        shifted = children["region"].module is ShiftedWindows
-        whole = HaloAttention if self.region == "halo" else WindowAttention
-        return ShiftedWindowAttention if shifted else whole
+        if self.region == "halo":
+            return HaloAttention
+        return ShiftedWindowAttention if region.module is ShiftedWindows else WindowAttention
 
     def _pieces(self, site: Site) -> Pieces:
         """The maps inside which pixels are keys; a halo makes them overlap."""
@@ -460,14 +463,13 @@ class Attention(Part):
         return blueprint(AttendMapAndNear, heads.count, depthwise=near, cost=counted)
 
     def _project(self, heads: Heads, site: Site, pixels: int, closed: bool) -> Blueprint | None:
-        active = units.activation(self.inner_activation)
         if self.project == "none":
             if self.shell == "pair" and heads.values != site.channels:
                 raise ValueError(
                     f"{self.kind}: project is 'none', but {heads.values} channels of values are "
                     f"not the {site.channels} that must go out"
                 )
-            return active
+            return None
         linear = units.linear(
             heads.values,
             site.channels,
@@ -475,11 +477,12 @@ class Attention(Part):
             bias=self.project == "bias",
             input_axis=heads.value_axis,
         )
-        if self.linear_norm:
-            norm = units.norm(self.norm, site.channels)
-            pair = {"linear": linear, "norm": norm}
-            linear = blueprint(ClosedProjection, **pair) if closed else units.sequence(linear, norm)
-        return units.sequence(active, linear)
+        if not self.linear_norm:
+            return linear
+        norm = units.norm(self.norm, site.channels)
+        if closed:
+            return blueprint(ClosedProjection, linear=linear, norm=norm)
+        return units.sequence(linear, norm)
 
     def _reduce(self, site: Site, pieces: Pieces, keys: int) -> Blueprint | None:
         channels, step = site.in_channels, self.kv_reduction
@@ -499,9 +502,11 @@ class Attention(Part):
             bias=self.reduction != "depthwise",
         )
         name = {"depthwise": self.norm, "patches": "batch", "full_patches": "layer"}
-        norm = units.norm(name[self.reduction], channels)
-        given = {"norm": norm} if norm is not None else {}
-        return blueprint(ConvolutionNorm, convolution=convolution, **given)
+        return blueprint(
+            ConvolutionNorm,
+            convolution=convolution,
+            norm=units.norm(name[self.reduction], channels),
+        )
 
     def _region(self, site: Site, pieces: Pieces, asking: Pieces) -> Blueprint | None:
         if self.region == "global":

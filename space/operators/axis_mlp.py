@@ -12,8 +12,7 @@ Tang et al., 2021, arXiv 2109.05422, section 3). "shift" moves groups of channel
 with a linear layer on the sum (AS-MLP; Lian et al., 2021, arXiv 2107.08391, section 3).
 "spatial_shift" moves four groups of channels by one pixel, in a single branch (S2-MLP; Yu et al.,
 2021, arXiv 2106.07477, section 3).
-Weights of "permute" and "dense" belong to one map size, and a smaller map takes the part for its
-top-left; all others run on any map.
+Weights of "permute" and "dense" belong to one map size; all others run on any map.
 Shapes: N images, C channels, E = expansion * C, H x W pixels, K = context.
 """
 
@@ -132,15 +131,8 @@ class AxisMlp(Part):
                 f"{self.kind}: the mixing 'permute' cuts the channels into as many segments as the "
                 f"map has rows, and as columns, but {channels} is no multiple of {side}"
             )
-        stacked = Grid(side, channels // side)
-        linear = units.linear(
-            channels,
-            channels,
-            pixels=site.pixels,
-            bias=False,
-            input_axis=stacked,
-            output_axis=stacked,
-        )
+        # Cut as leading channels, not as pixels x segment: a smaller map has longer segments.
+        linear = units.linear(channels, channels, pixels=site.pixels, bias=False)
         return blueprint(axis_layers.PermutedLinear, axis, side, linear=linear)
 
     def _cycle(self, site: Site) -> Blueprint:
@@ -246,11 +238,10 @@ class AxisMlp(Part):
 
     def _shift(self, site: Site) -> Blueprint:
         channels, pixels = site.channels, site.pixels
-        groups = _groups(channels, self.context)
         rows, columns = (
             units.sequence(
                 blueprint(axis_layers.GroupShift, axis, self.context),
-                units.linear(channels, channels, pixels=pixels, input_axis=groups),
+                units.linear(channels, channels, pixels=pixels),
                 units.activation(self.activation),
             )
             for axis in (WIDTH, HEIGHT)
@@ -258,8 +249,8 @@ class AxisMlp(Part):
         return blueprint(
             axis_layers.SummedBranches,
             expand=units.sequence(
-                units.linear(channels, channels, pixels=pixels, output_axis=groups),
-                units.norm(self.inner_norm, channels, groups),
+                units.linear(channels, channels, pixels=pixels),
+                units.norm(self.inner_norm, channels),
                 units.activation(self.activation),
             ),
             rows=rows,
@@ -283,15 +274,3 @@ class AxisMlp(Part):
         """The argument `norm` of a module, or none."""
         norm = units.norm(self.inner_norm, channels)
         return {} if norm is None else {"norm": norm}
-
-
-def _groups(channels: int, context: int) -> Parts:
-    """Channels by how far they move, from the farthest to the left that any context has: so a
-    narrower network, or one of another context, has those weights that move as far."""
-    farthest, reach, size = max(CONTEXTS) // 2, context // 2, -(-channels // context)
-    return Parts(
-        *(
-            max(0, min(size, channels - (by + reach) * size)) if abs(by) <= reach else 0
-            for by in range(-farthest, farthest + 1)
-        )
-    )

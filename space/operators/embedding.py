@@ -73,7 +73,7 @@ class PlacedClassTokens(ClassTokens):
 
 class PairBias(nn.Module):
     """Puts a learned bias for each head, query and key beside the map: (N, C, H, W) to it and
-    (heads, H * W, S)."""
+    (N, heads, H * W, S), the same for every image."""
 
     def __init__(self, heads: int, height: int, width: int, keys: int):
         super().__init__()
@@ -91,7 +91,7 @@ class PairBias(nn.Module):
                 f"the pair bias is for a map of {self.height}x{self.width}, "
                 f"not of {x.shape[2]}x{x.shape[3]}"
             )
-        return x, self.table
+        return x, self.table.expand(x.shape[0], -1, -1, -1)
 
 
 @operator("embedding")
@@ -148,4 +148,4 @@ class Embedding(Part):
                 cost=cost.parameters(self.pair_heads * table[1].size * table[2].size),
                 axes={"table": table},
             )
-        return units.sequence(position, tokens, pairs)
+        return units.sequence(*(layer for layer in (position, tokens, pairs) if layer))

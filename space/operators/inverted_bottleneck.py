@@ -193,19 +193,18 @@ class InvertedBottleneck(Part):
                 ChannelAggregation, hidden, ACTIVATIONS[self.activation], cost=counted
             )
             mix = units.sequence(mix, aggregate)
-        given = {
-            "lead": lead,
-            "norm": units.norm(self.first_norm, site.in_channels) if lead and first else None,
-            "expand": self._expand(site, hidden, pixels) if self._expands(site) else None,
-            "mix": mix,
-            "gate": self._gate(site, hidden),
-            "project": units.linear(
+        return blueprint(
+            InvertedBottleneckBranch,
+            lead=lead,
+            norm=units.norm(self.first_norm, site.in_channels) if lead and first else None,
+            expand=self._expand(site, hidden, pixels) if self._expands(site) else None,
+            mix=mix,
+            gate=self._gate(site, hidden),
+            project=units.linear(
                 hidden, site.channels, pixels=site.out_pixels, bias=self.bias != "none"
             ),
-            "last_norm": units.norm(self.last_norm, site.channels),
-        }
-        kept = {name: child for name, child in given.items() if child is not None}
-        return blueprint(InvertedBottleneckBranch, **kept)
+            last_norm=units.norm(self.last_norm, site.channels),
+        )
 
     def _expands(self, site: Site) -> bool:
         """In front of a convolution, an expansion to as many channels is left out (MobileNetV2)."""

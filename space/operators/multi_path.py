@@ -73,6 +73,11 @@ class MultiPath(Part):
 
     def blueprint(self, site: Site) -> Blueprint:
         channels = same_width(self, site)
+        if coarse_site(site, 2 ** (self.paths - 1)).pixels == 1:
+            raise ValueError(
+                f"{self.kind}: paths is {self.paths}, but on a map of {site.height}x{site.width} "
+                "the last would see a single pixel"
+            )
         paths = [self._path(site, 2**i) for i in range(self.paths)]
         mixer = units.residual(
             channels,

@@ -11,6 +11,7 @@ Shapes: N images, C channels of patches, d of pixels; patches (N, C, H, W), clas
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -133,10 +134,10 @@ class Nested(Part):
 
 
 def feed_forward(expansion: float, squeeze_ratio: float | None) -> InvertedBottleneck:
-    """LocalViT's feed-forward layer; no squeeze-excite where its ratio is None."""
-    gate: dict[str, float | str] = {}
+    """LocalViT's feed-forward layer; without squeeze-excite where its ratio is None."""
+    gate: dict[str, Any] = {}
     if squeeze_ratio is not None:
-        gate = {"squeeze_ratio": squeeze_ratio, "squeeze_style": "exact"}
+        gate = {"squeeze_excite": True, "squeeze_style": "exact", "squeeze_ratio": squeeze_ratio}
     return InvertedBottleneck(
         expansion=expansion,
         first_norm="none",
@@ -144,6 +145,5 @@ def feed_forward(expansion: float, squeeze_ratio: float | None) -> InvertedBottl
         last_norm="batch",
         activation="hardswish",
         bias="none",
-        squeeze_excite=squeeze_ratio is not None,
         **gate,
     )

@@ -108,10 +108,11 @@ class PoolingAttentionOperator(Part):
 
     def _place(self, site: Site) -> _Place:
         in_mlp = self.widen == "mlp"
-        if in_mlp and site.in_channels != site.channels and not self.expansion:
+        widens = in_mlp and site.in_channels != site.channels
+        if widens and not units.hidden_channels(site.in_channels, self.expansion):
             raise ValueError(
-                f"{self.kind}: widen is 'mlp', but expansion is 0 and {site.in_channels} channels "
-                f"must become {site.channels}"
+                f"{self.kind}: widen is 'mlp', but expansion is {self.expansion} and "
+                f"{site.in_channels} channels must become {site.channels}"
             )
         channels = site.in_channels if in_mlp else site.channels
         heads = self.heads or heads_of(channels, self.head_dim)
@@ -138,15 +139,14 @@ class PoolingAttentionOperator(Part):
             widen = units.linear(site.in_channels, width, pixels=site.pixels + site.tokens)
         if site.stride > 1:
             pool = blueprint(nn.MaxPool2d, 3, site.stride, 1)
-        given = {
-            "norm": norm and self._both(site, norm),
-            "widen": widen and self._both(site, widen),
-            "pool": pool,
-            "attention": self._attention(place),
-            "scale": units.layer_scale(width, self.layer_scale),
-        }
-        kept = {name: child for name, child in given.items() if child is not None}
-        return blueprint(TokenPoolingResidual if site.tokens else PoolingResidual, **kept)
+        return blueprint(
+            TokenPoolingResidual if site.tokens else PoolingResidual,
+            attention=self._attention(place),
+            norm=norm and self._both(site, norm),
+            widen=widen and self._both(site, widen),
+            pool=pool,
+            scale=units.layer_scale(width, self.layer_scale),
+        )
 
     def _mlp(self, place: _Place, hidden: int) -> Blueprint:
         site, pixels = place.site, place.site.out_pixels + place.site.tokens
@@ -159,12 +159,11 @@ class PoolingAttentionOperator(Part):
         )
         if place.channels == site.channels:
             return units.residual(site.channels, mlp, norm_name=self.norm, scale=self.layer_scale)
-        scale = units.layer_scale(site.channels, self.layer_scale)
         widened = blueprint(
             Residual,
             branch=mlp,
+            scale=units.layer_scale(site.channels, self.layer_scale),
             shortcut=units.linear(place.channels, site.channels, pixels=pixels),
-            **({"scale": scale} if scale is not None else {}),
         )
         return units.sequence(units.norm(self.norm, place.channels), widened)
 
@@ -173,21 +172,17 @@ class PoolingAttentionOperator(Part):
         queries = tokens + site.out_pixels
         keys = tokens + place.keys[0] * place.keys[1]
         linear = units.linear(place.inner, place.channels, pixels=queries, input_axis=place.axis)
-        children = {
-            "q": self._projected(place, site.stride, asks=True),
-            "k": self._projected(place, self.kv_reduction),
-            "v": self._projected(place, self.kv_reduction),
-            "attend": blueprint(
-                AttendMap,
-                place.heads,
-                cost=cost.attention(1, place.heads, queries, keys, place.head_dim),
-            ),
-            "project": self._both(site, linear),
-        }
-        if self.position == "query":
-            children["position"] = self._position(place)
-        more = {"residual": 1} if self.residual_query else {}
-        return blueprint(TokenPoolingAttention if tokens else PoolingAttention, **children, **more)
+        counted = cost.attention(1, place.heads, queries, keys, place.head_dim)
+        return blueprint(
+            TokenPoolingAttention if tokens else PoolingAttention,
+            q=self._projected(place, site.stride, asks=True),
+            k=self._projected(place, self.kv_reduction),
+            v=self._projected(place, self.kv_reduction),
+            attend=blueprint(AttendMap, place.heads, cost=counted),
+            project=self._both(site, linear),
+            position=self._position(place) if self.position == "query" else None,
+            residual=1 if self.residual_query else None,
+        )
 
     def _projected(self, place: _Place, stride: int, *, asks: bool = False) -> Blueprint:
         """Queries, or keys or values: a linear layer, and a pool in front of it or behind."""

@@ -12,6 +12,7 @@ G = ceil(H / w) and K = ceil(W / w); `inner` = heads * head_dim.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ class Regional(Part):
         regions = region_site(site).pixels
         tokens = regions * (1 + window**2)
         heads = heads_of(channels, self.head_dim)
-        given = {}
+        given: dict[str, Any] = {}
         if self.expansion:
             hidden = self.expansion * channels
             mlp = units.mlp(channels, hidden, pixels=tokens, activation=self.activation)

@@ -83,6 +83,11 @@ class RegionalMixing(Part):
 
     def blueprint(self, site: Site) -> Blueprint:
         channels = same_width(self, site)
+        if self.region > 1 and coarse_site(site, self.region).pixels == 1:
+            raise ValueError(
+                f"{self.kind}: region is {self.region}, but the map is {site.height}x{site.width}: "
+                "there must be more than one"
+            )
         beside = self.fusion == "concatenate"
         mixer = blueprint(
             SideBySideMixer if beside else RegionalMixer,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ class RepMixer(Part):
 
     def blueprint(self, site: Site) -> Blueprint:
         channels = same_width(self, site)
-        children = {
+        children: dict[str, Any] = {
             "mixer": reparameterised.branches(
                 channels,
                 channels,

@@ -12,6 +12,7 @@ Shapes: N images, C channels in, D = a + b channels out, H x W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ class SplitTransformer(Part):
     def blueprint(self, site: Site) -> Blueprint:
         channels = self.attended(site)
         rest, pixels = site.channels - channels, site.out_pixels
-        children = {
+        children: dict[str, Any] = {
             "embed": self._embed(site, channels),
             "attention": units.residual(
                 channels, self._attention(channels, pixels), norm_name=self.norm, scale=None
@@ -107,7 +108,7 @@ class SplitTransformer(Part):
     def _attention(self, channels: int, pixels: int) -> Blueprint:
         heads, keys = heads_of(channels, self.head_dim), -(-pixels // self.reduction**2)
         inner, axis = heads * self.head_dim, Grid(heads, self.head_dim)
-        children = {
+        children: dict[str, Any] = {
             "q": units.linear(channels, inner, pixels=pixels, output_axis=axis),
             "kv": units.linear(
                 channels, 2 * inner, pixels=keys, output_axis=Grid(2, heads, self.head_dim)
@@ -146,4 +147,6 @@ class SplitTransformer(Part):
             units.linear(hidden, width, pixels=pixels, output_axis=axis),
         )
         norm = units.norm(self.norm, width, axis)
-        return blueprint(Residual, branch=layers, **({"norm": norm} if norm else {}))
+        if norm is None:
+            return blueprint(Residual, branch=layers)
+        return blueprint(Residual, branch=layers, norm=norm)

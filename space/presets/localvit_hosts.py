@@ -8,6 +8,7 @@ feed-forward layers. Fixed positions and random features of T2T-ViT are not coun
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from space.genome import Genome, Stage
 from space.heads.pooled import PooledHead
@@ -33,7 +34,7 @@ def localvit_hosts() -> Iterator[Preset]:
 
 def nested(channels: int, pixel_channels: int, inner_heads: int) -> Genome:
     """LocalViT in TNT."""
-    genes = {"inner_heads": inner_heads, "squeeze_ratio": 1 / channels}
+    genes: dict[str, Any] = {"inner_heads": inner_heads, "squeeze_ratio": 1 / channels}
     blocks = (Nested(**genes),) * 11 + (Nested(**genes, keep_pixels=False),)
     return Genome(
         resolution=224,

@@ -5,7 +5,7 @@ Source: MViT (Fan et al., 2021), arXiv 2104.11227, sections 3 and 4.4, and its r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from space.genome import Genome, Stage
@@ -16,39 +16,46 @@ from space.presets.published import Preset, family, published
 from space.stems.convolution import ConvolutionStem
 
 
+_NORM = "layer-1e-6"
+
+
 @family
 def mvits() -> Iterator[Preset]:
     variant = "MViT-B-16-CONV (image)"
-    genome = mvit(96, (1, 2, 11, 2))
+    block = PoolingAttentionOperator(
+        pool_norm=_NORM, query_pool="strided", head_dim=96, widen="mlp", norm=_NORM
+    )
+    genome = mvit(96, (1, 2, 11, 2), block, embed=Embedding(tokens=1, token_position=True))
     yield published("MViT v1 (image)", variant, genome, source="arXiv 2104.11227; released code")
 
 
-def mvit(width: int, depths: tuple[int, int, int, int]) -> Genome:
-    """A network of the family; `depths` are blocks of one resolution, all but the last of which
-    widen the map in their last block."""
-    norm = "layer-1e-6"
-    block = PoolingAttentionOperator(
-        pool_norm=norm, query_pool="strided", head_dim=width, widen="mlp", norm=norm
-    )
-    embed = Embedding(tokens=1, token_position=True)
-    stages = [Stage(channels=width, blocks=(embed,))]
+def mvit(
+    width: int,
+    depths: Sequence[int],
+    block: PoolingAttentionOperator,
+    *,
+    embed: Embedding | None = None,
+) -> Genome:
+    """A network of the family; `depths` are blocks of one resolution. The keys' distance is 4
+    pixels at first, and halves with the resolution until it is 1."""
+    stages = [Stage(channels=width, blocks=(embed,))] if embed else []
     for i, depth in enumerate(depths):
-        first, last = i == 0, i == len(depths) - 1
-        inside = replace(block, kv_reduction=max(1, 4 >> i))
-        here = width << i
-        if not first:  # keys keep their distance in pixels of the map that comes in
-            stages += [Stage(channels=here, blocks=(), downsample=inside, stride=2)]
-        if not last:
-            blocks = (inside,) * (depth - (1 if first else 2))
-            stages += [Stage(channels=here, blocks=blocks)] if blocks else []
-            stages += [Stage(channels=2 * here, blocks=(inside,))]
-        else:
-            stages += [Stage(channels=here, blocks=(inside,) * (depth - 1))]
+        inside, here = replace(block, kv_reduction=max(1, 4 >> i)), width << i
+        door = inside if i else None
+        last = i == len(depths) - 1
+        widens = block.widen == "mlp" and not last
+        plain = (inside,) * (depth - (1 if door else 0) - (1 if widens else 0))
+        if door or plain:
+            stages.append(
+                Stage(channels=here, blocks=plain, downsample=door, stride=2 if door else 1)
+            )
+        if widens:
+            stages.append(Stage(channels=2 * here, blocks=(inside,)))
     return Genome(
         resolution=224,
         stem=ConvolutionStem(
             channels=width, kernel=7, step=4, bias=True, norm="none", activation="none"
         ),
         stages=tuple(stages),
-        head=PooledHead(norm=norm),
+        head=PooledHead(norm=_NORM, norm_first=embed is None),
     )

@@ -1,9 +1,9 @@
 """Nested stem: patches of the image as a map with a class token, and beside it the pixels in them.
 
 Source: Transformer in Transformer (Han et al., 2021), arXiv 2103.00112, section 3.1 and its
-released code. A 7x7 convolution of stride 4 makes the pixels; all patches share a learned position
-for each of their 4x4 pixels, which then stand side by side, under a norm, a linear layer and a norm,
-for the patch. Patches and class token have learned positions of their own.
+released code. A 7x7 convolution of stride 4 makes the pixels. All patches share a learned position
+for each of their 4x4 pixels. A patch is made of its pixels, side by side, by a norm, a linear layer
+and a norm. Patches and class token have learned positions of their own.
 Shapes: N images, C channels of patches, d of pixels; patches (N, C, H / 16, W / 16), class token
 (N, C, 1, 1), pixels (N, d, H / 4, W / 4).
 """

@@ -7,7 +7,7 @@ attention of Performer (Choromanski et al., 2020), arXiv 2009.14794, section 2; 
 norm of the MLP that it replaces, without ever using it.
 Differs: the directions of the random features, in the released code random rows at right angles,
 are rows of a cosine transform. Any such rows do the same up to a rotation of queries and keys,
-which are learned.
+which are learned. The sum of weights, never below 1 here, gains no 1e-8 (see `LinearAttention`).
 Shapes: N images, C channels, e = `token_channels`, T tokens; a map (N, C, H / 16, W / 16) and the
 class token (N, C, 1, 1).
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from space import cost, units
 from space.blueprint import Blueprint, blueprint
 from space.genes import Flow, Part, Site, choice, scaled_channels, stem, whole
 from space.operators.embedding import Embedding
-from space.operators.nested import feed_forward
+from space.operators.inverted_bottleneck import InvertedBottleneckBranch
 from space.slicing import Grid
 
 _SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))  # side of a patch, stride, padding
@@ -59,16 +60,19 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         k, q, v = self.kqv(x).flatten(2).chunk(3, 1)
-        k, q = self.features(k), self.features(q)
-        weights = (q.mT @ k.sum(2, keepdim=True)).mT
-        y = v @ k.mT @ q / (weights + 1e-8)
+        w = self.directions(k)
+        # What is taken from the exponents of all keys goes to those of the queries, and what is
+        # taken from all of a query's, its length included, cancels in its weights: so none of the
+        # sums is below 1.
+        k, q = k.to(w.dtype), q.to(w.dtype)
+        k = w @ k - k.square().sum(1, keepdim=True) / 2
+        largest = k.amax(2, keepdim=True).detach()
+        q = w @ q + largest
+        k = torch.exp(k - largest)
+        q = torch.exp(q - q.amax(1, keepdim=True).detach())
+        total = (q.mT @ k.sum(2, keepdim=True)).mT
+        y = v @ k.mT @ q / total
         return (v + self.project(y.unsqueeze(3)).squeeze(3)).unflatten(2, x.shape[2:])
-
-    def features(self, x: Tensor) -> Tensor:
-        """(N, e, T) to (N, e / 2, T)."""
-        w = self.directions(x)
-        x = x.to(w.dtype)
-        return torch.exp(w @ x - x.square().sum(1, keepdim=True) / 2) / math.sqrt(len(w))
 
     @staticmethod
     def directions(x: Tensor) -> Tensor:
@@ -76,9 +80,8 @@ class LinearAttention(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         place = torch.arange(x.shape[1], device=x.device, dtype=dtype) + 0.5
         rows = place[: x.shape[1] // 2, None]
-        return torch.cos(math.pi / x.shape[1] * rows * place) * math.sqrt(
-            len(rows) * 2 / len(place)
-        )
+        angles = math.pi / len(place) * rows * place
+        return angles.cos() * math.sqrt(2 * len(rows) / len(place))
 
 
 class TokenTransformer(nn.Module):
@@ -166,7 +169,6 @@ class TokensToToken(Part):
 
     def _mix(self, wide: int, axis: Grid | None, place: Site) -> Blueprint:
         e, tokens = self.token_channels, place.pixels
-        inside = replace(place, in_channels=e, channels=e)
         features = e // 2
         products = 2 * cost.matmul(1, features, e, tokens)
         products += cost.matmul(1, e, tokens, features) + cost.matmul(1, e, features, tokens)
@@ -177,22 +179,30 @@ class TokensToToken(Part):
             project=units.linear(e, e, pixels=tokens),
             cost=products,
         )
-        norm = units.norm("layer", wide, axis)
-        if self.feed_forward == "local":
-            return blueprint(
-                TokenTransformer,
-                norm=norm,
-                attention=attention,
-                feed_forward=feed_forward(1, None).blueprint(inside),
-                unused_norm=units.norm("layer", e),
-            )
-        mlp = units.mlp(e, e, pixels=tokens, activation="gelu")
-        return blueprint(
-            TokenTransformer,
-            norm=norm,
-            attention=attention,
-            feed_forward=units.residual(e, mlp, norm_name="layer", scale=None),
-        )
+        given: dict[str, Any] = {"norm": units.norm("layer", wide, axis), "attention": attention}
+        if self.feed_forward == "mlp":
+            mlp = units.mlp(e, e, pixels=tokens, activation="gelu")
+            given["feed_forward"] = units.residual(e, mlp, norm_name="layer", scale=None)
+        else:
+            given["feed_forward"] = _local_feed_forward(e, tokens)
+            given["unused_norm"] = units.norm("layer", e)
+        return blueprint(TokenTransformer, **given)
 
     def scaled(self, ratio: float) -> TokensToToken:
         return replace(self, channels=scaled_channels(self.channels, ratio))
+
+
+def _local_feed_forward(channels: int, pixels: int) -> Blueprint:
+    """LocalViT's, without a gate; all of its layers have `channels`."""
+
+    linear = units.linear(channels, channels, pixels=pixels, bias=False)
+    depthwise = units.depthwise(channels, 3, pixels=pixels, bias=False)
+    norm, active = units.norm("batch", channels), units.activation("hardswish")
+    branch = blueprint(
+        InvertedBottleneckBranch,
+        expand=units.sequence(linear, norm, active),
+        mix=units.sequence(depthwise, norm, active),
+        project=linear,
+        last_norm=norm,
+    )
+    return units.residual(channels, branch, norm_name="none", scale=None)

@@ -3,6 +3,7 @@
 import itertools
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 
@@ -43,8 +44,15 @@ def genome(*stages, resolution=64):
 def network():
     same = [bottleneck()] * 3
     other = bottleneck(6, 5, squeeze_excite=True)
-    attention = lookup("operator", "global_attention")()
+    attention = lookup("operator", "attention")()
     return genome((16, same), (32, [*same, other, *same]), (48, [attention]))
+
+
+@pytest.fixture
+def chains():
+    """Blocks of two operators each, as in most published networks."""
+    pair = [bottleneck(context=7), bottleneck(context=0)]
+    return genome((16, pair * 3), (32, [*pair * 2, bottleneck()]))
 
 
 def parse(svg):
@@ -72,6 +80,40 @@ def test_runs_do_not_cross_stages():
     assert [len(same) for same in drawing.runs(joined)] == [1, 1, 1, 1]
 
 
+def test_blocks_that_repeat_together_stand_in_a_frame(chains):
+    first, second = (stage.blocks[:2] for stage in chains.stages)
+    found = [[[placed.part for placed in run] for run in p] for p in drawing.patterns(chains)]
+    assert [pattern for pattern in found if len(pattern) > 1] == [
+        [[first[0]] * 3, [first[1]] * 3],
+        [[second[0]] * 2, [second[1]] * 2],
+    ]
+    flat = [placed for run in drawing.runs(chains) for placed in run]
+    assert sorted(flat, key=lambda placed: placed.path) == sorted(
+        chains.parts(), key=lambda placed: placed.path
+    )
+    svg = drawing.draw_svg(chains)
+    frames = [box for box in parse(svg).iter(f"{SVG}rect") if box.get("stroke-dasharray")]
+    assert [text for text in texts(svg) if text.startswith("×")] == ["×3", "×2"]
+    for number, frame in enumerate(frames):
+        top = float(frame.get("y"))
+        bottom = top + float(frame.get("height"))
+        inside = []
+        for group in parse(svg).findall(f"{SVG}g"):
+            for box in group.iter(f"{SVG}rect"):
+                if top < float(box.get("y")) and float(box.get("y")) < bottom:
+                    inside.append(group.find(f"{SVG}title").text.split(" ")[0])
+        assert inside == [f"stages.{number}.blocks.{i}" for i in (0, 1)]
+
+
+def test_an_operator_between_stages_is_drawn_as_what_changes_the_width():
+    plain = genome((16, [bottleneck()]), (32, [bottleneck()]))
+    stages = (plain.stages[0], replace(plain.stages[1], downsample=bottleneck(context=5)))
+    root = parse(drawing.draw_svg(replace(plain, stages=stages)))
+    (wedge,) = root.iter(f"{SVG}polygon")
+    ends = [float(corner.split(",")[0]) for corner in wedge.get("points").split()]
+    assert ends[1] - ends[0] < ends[2] - ends[3]  # from 16 channels to 32
+
+
 def test_drawing_has_one_titled_group_for_each_run(network):
     root = parse(drawing.draw_svg(network))
     titles = [group.find(f"{SVG}title").text for group in root.findall(f"{SVG}g")]
@@ -86,7 +128,7 @@ def test_drawing_has_one_titled_group_for_each_run(network):
 
 def test_drawing_labels(network):
     shown = texts(drawing.draw_svg(network))
-    for expected in ("IB ×3", "IB", "GA", "stage 3", "8 × 8", "48 ch", "↓ 2", "10"):
+    for expected in ("IB ×3", "IB", "At", "stage 3", "8 × 8", "48 ch", "↓ 2", "10"):
         assert expected in shown
     assert "expansion 6, context 5," in shown
     assert "squeeze excite" in shown
@@ -115,17 +157,27 @@ def test_boxes_widen_with_channels():
 
 
 def test_operators_text(network):
-    assert drawing.operators(network.to_json()) == "IB×3 · IB×7 · GA×1"
+    assert drawing.operators(network.to_json()) == "IB×3 · IB×7 · At×1"
     stage = {"blocks": [{"kind": "token_mlp"}, {"kind": "token_mlp"}, {"kind": "of_theirs"}]}
     assert drawing.stage_operators(stage) == "TM×2+OT×1"
+    pair = [{"kind": "token_mlp"}, {"kind": "of_theirs"}]
+    assert drawing.stage_operators({"blocks": pair * 9 + pair[:1]}) == "(TM+OT)×9+TM×1"
     assert drawing.operators({"stages": [{"blocks": []}, stage]}) == "– · TM×2+OT×1"
 
 
 def test_gene_text():
-    gene = bottleneck(6, 5, squeeze_excite=True, norm_first=False)
-    assert drawing.gene_text(gene) == "expansion 6, context 5, squeeze excite, no norm first"
-    assert drawing.gene_text(gene, full=True) == (
-        "expansion=6, context=5, squeeze_excite=True, norm=layer, activation=gelu, norm_first=False"
+    gene = bottleneck(6, 5, squeeze_excite=True, convolution="first", norm="batch")
+    text = "expansion 6, context 5, convolution first, squeeze excite"
+    assert drawing.gene_text(gene) == text
+    assert drawing.gene_text(gene, full=True).startswith(
+        "expansion=6, expansion_of=in, context=5, convolution=first, groups=0,"
+    )
+    assert "norm=batch" in drawing.gene_text(gene, full=True)
+    head = lookup("head", "pooled")
+    assert drawing.gene_text(head(bias=False)) == "no bias"
+    assert drawing.gene_text(head(features=64, classifiers=2)) == "features 64, classifiers 2"
+    assert drawing.gene_text(bottleneck(4, 0, layer_scale=1e-6)) == (
+        "expansion 4, no context, layer scale 1e-06"
     )
 
 
@@ -141,12 +193,17 @@ def test_short_labels_are_distinct():
 
 
 def test_colours_tell_the_shipped_operators_apart():
-    kinds = ("inverted_bottleneck", "convnext", "global_attention", "window_attention")
-    kinds += ("token_mlp", "focal_modulation")
-    for one, other in itertools.combinations(kinds, 2):
+    kinds = ("inverted_bottleneck", "convolution", "attention", "axis_mlp", "token_mlp")
+    for one, other in itertools.combinations((*kinds, "modulation"), 2):
         assert drawing.colour(one) != drawing.colour(other)
     assert drawing.colour("of_mine") in drawing.OTHERS
-    assert drawing.colour("my_linear_attention") == drawing.colour("global_attention")
+    assert drawing.colour("my_linear_attention") == drawing.colour("attention")
+
+
+@pytest.mark.parametrize("kind", [*registered("operator"), *registered("downsampling"), "", "ñ"])
+def test_every_kind_has_a_colour_and_a_label(kind):
+    assert re.fullmatch("#[0-9a-f]{6}", drawing.colour(kind))
+    assert drawing.short_label(kind) or not kind
 
 
 @pytest.mark.parametrize(

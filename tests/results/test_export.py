@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import itertools
 import json
+import math
 import random
 import re
 import shutil
@@ -35,7 +36,7 @@ from results.export import (
     verify,
 )
 from space import Genome, Stage, build, registered
-from space.blueprint import Blueprint, blueprint
+from space.blueprint import Blueprint
 from space.genes import CATEGORIES, Part, Site, choice
 from space.presets import presets
 
@@ -74,33 +75,43 @@ def around(part: Part) -> Genome:
 
 
 def networks(part: Part) -> Iterator[Genome]:
-    """The small networks that `part` can stand in, plain ones first; some need class tokens, or a
-    stem and a head of their own, or are columns."""
+    """The small networks that `part` can stand in, plain ones first. Some parts need class tokens
+    beside the map or a stem and a head of their own, or make something that others must take."""
 
     def chosen(category: str, usual: str, **genes: int) -> list[Part]:
         kinds = registered(category)
         others = [kind() for name, kind in kinds.items() if name != usual]
         return [part] if part.category == category else [kinds[usual](**genes), *others]
 
-    embedding = registered("operator")["embedding"](tokens=2)
-    blocks = (part, part) if part.category == "operator" else ()
+    operators = registered("operator")
+    mine = (part, part) if part.category == "operator" else ()
+    others = (
+        ((), ()),
+        ((operators["embedding"](tokens=2),), ()),
+        ((), (operators["inverted_bottleneck"](context=0, norm="none", bias="all"),)),
+        ((), (operators["nested"](keep_pixels=False),)),
+    )
     for stem, head, down in itertools.product(
         chosen("stem", "convolution", channels=12, kernel=4, step=4),
         chosen("head", "pooled"),
         chosen("downsampling", "strided_convolution"),
     ):
-        for width, wider in ((12, 20), (16, 32), (32, 64)):
+        for width, wider in ((12, 20), (16, 32), (32, 64), (192, 64)):
             if stem is not part:
                 stem = replace(stem, channels=width)
-            first = Stage(channels=stem.channels, blocks=blocks, downsample=down, stride=1)
-            last = Stage(channels=wider, blocks=blocks, downsample=down, stride=2)
-            chains = [(first, last), (replace(first, stride=2), last)]
-            if blocks:
-                alone = replace(first, downsample=None)
-                tokens = [replace(alone, blocks=(embedding, *blocks[:n])) for n in (2, 1)]
-                end = Stage(channels=8 * width, blocks=(), downsample=part, stride=8)
-                chains += [(alone,), *((stage,) for stage in tokens), (alone, end)]
-            for stages in chains:
+            first = Stage(channels=stem.channels, blocks=mine, downsample=down, stride=1)
+            last = Stage(channels=wider, blocks=mine, downsample=down, stride=2)
+            yield from valid(stem, [first, last], head)
+            yield from valid(stem, [replace(first, stride=2), last], head)
+            for (before, after), count in itertools.product(others, (2, 1)):
+                if blocks := (*before, *mine[:count], *after):
+                    alone = Stage(channels=stem.channels, blocks=blocks)
+                    yield from valid(stem, [alone], head)
+            if mine:  # columns, of which the last narrows the map
+                stages = [
+                    replace(first, downsample=None),
+                    Stage(channels=8 * width, blocks=(), downsample=part, stride=8),
+                ]
                 yield from valid(stem, stages, head)
 
 
@@ -128,7 +139,7 @@ def everything() -> Genome:
     )
     stem = registered("stem")["convolution"](channels=16)
     head = registered("head")["pooled"](features=24)
-    return Genome(resolution=32, stem=stem, stages=stages, head=head, classes=7)
+    return Genome(resolution=64, stem=stem, stages=stages, head=head, classes=7)
 
 
 SETTINGS = [part for c in CATEGORIES for kind in registered(c).values() for part in settings(kind)]
@@ -215,11 +226,11 @@ def test_classes_and_input_channels_can_change(part, tmp_path):
 def every_preset() -> list[object]:
     """All presets; the smallest of each system is tested by default."""
     smallest: dict[str, str] = {}
-    for preset in sorted(presets().values(), key=lambda p: p.params or 0, reverse=True):
-        smallest[preset.system] = preset.name
-    fast = set(smallest.values())
+    for preset in sorted(presets().values(), key=lambda preset: preset.params or math.inf):
+        smallest.setdefault(preset.system, preset.name)
     return [
-        pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in presets()
+        pytest.param(name, marks=[] if name in smallest.values() else [pytest.mark.slow])
+        for name in presets()
     ]
 
 
@@ -233,7 +244,7 @@ def test_presets_export_to_themselves(name):
     assert list(shapes(exported).items()) == list(shapes(network).items())
     assert sum(parameter.numel() for parameter in exported.parameters()) == genome.cost().params
     image = torch.empty(1, 3, genome.resolution, genome.resolution, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         exported.eval()(image)
     assert counter.get_total_flops() == 2 * genome.cost().macs
     assert (genome.cost().params, genome.cost().macs) == (module.PARAMS, module.MACS)
@@ -438,7 +449,7 @@ def toy(*values: object) -> Genome:
         place: int = choice(*range(len(values)))
 
         def blueprint(self, site: Site) -> Blueprint:
-            return blueprint(ToyBlock, setting=values[self.place])
+            return Blueprint(ToyBlock, (), {"setting": values[self.place]})
 
     stages = tuple(Stage(channels=12, blocks=(Toy(place=i),)) for i in range(len(values)))
     stem, head = registered("stem")["convolution"](channels=12), registered("head")["pooled"]()

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 import torch
 
-from results.source import Import, check_names, collect, format_imports
+from results.source import Import, check_names, collect, docstring_of, format_imports
 
 _numbers = itertools.count()
 
@@ -291,3 +291,52 @@ def test_a_name_that_nothing_defines_is_found():
     check_names("import torch\n\n\ndef of(x):\n    return torch.relu(len(x))\n")
     with pytest.raises(RuntimeError, match=r"'cost\.linear' is not defined"):
         check_names("def of(x):\n    return cost.linear(x)\n")
+
+
+def test_what_a_function_with_a_gradient_of_its_own_needs_is_collected(package):
+    (main,) = package(
+        main="""
+            import torch
+            from torch import nn
+
+            SCALE = {"up": 3.0}
+
+            def scaled(x):
+                return SCALE["up"] * x
+
+            class Scale(torch.autograd.Function):
+                @staticmethod
+                def forward(ctx, x):
+                    return scaled(x)
+
+                @staticmethod
+                def backward(ctx, gradient):
+                    return scaled(scaled(gradient))
+
+            class Main(nn.Module):
+                def forward(self, x):
+                    return Scale.apply(x)
+        """,
+    )
+    found = run(collect([main.Main]))
+    x = torch.ones(2, requires_grad=True)
+    y = found["Main"]()(x)
+    y.sum().backward()
+    assert y.tolist() == [3.0, 3.0]
+    assert x.grad.tolist() == [9.0, 9.0]
+
+
+def test_a_docstring_becomes_a_comment_of_the_same_words(package):
+    words = "word " * 60
+    noted, silent = package(
+        noted='X = 1\n"""not this"""\n',
+        silent="X = 1\n",
+    )
+    noted.__doc__ = f"A title.\n\n{words}\n    indented\n\n- {words}\n  hangs\n- The end."
+    text = docstring_of(noted.__name__)
+    assert all(line.startswith("#") and len(line) <= 100 for line in text.splitlines())
+    assert text.replace("#", " ").split() == noted.__doc__.split()
+    assert "#     indented" in text
+    assert "\n#   word" in text
+    assert "word hangs\n# - The end." in text
+    assert docstring_of(silent.__name__) == ""

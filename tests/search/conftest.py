@@ -47,13 +47,13 @@ WIDE = {
             "context": [3, 5, 7],
             "squeeze_excite": [False, True],
         },
-        "convnext": {"expansion": [1, 2, 4], "context": [3, 7]},
+        "modulation": {"expansion": [1, 2, 4], "context": [3, 7]},
     },
     "stages": [
         {
             "channels": [16 * k, 24 * k, 32 * k],
             "depth": [1, 2, 3],
-            "operators": ["inverted_bottleneck", "convnext"],
+            "operators": ["inverted_bottleneck", "modulation"],
         }
         for k in (1, 2, 4)
     ],

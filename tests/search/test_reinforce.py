@@ -26,7 +26,7 @@ def space():
                     "depth": [1, 2],
                     "operators": {
                         "inverted_bottleneck": {"expansion": [1, 2, 4]},
-                        "convnext": {"context": [3, 7]},
+                        "modulation": {"context": [3, 7]},
                     },
                 }
             ],

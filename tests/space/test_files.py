@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from space.genes import registered
 from space.files import FOLDER, load_space, make_space, read_definition, shipped_spaces
 
 MINIMAL = {
@@ -21,7 +22,7 @@ MINIMAL = {
             "depth": [1, 2],
             "stride": 2,
             "downsampling": ["local_dsm"],
-            "operators": ["convnext"],
+            "operators": ["modulation"],
         }
     ],
     "head": {"pooled": {}},
@@ -51,10 +52,15 @@ def test_shipped_spaces(name):
     assert space.proxy_resolution is None or space.proxy_resolution % space.total_stride == 0
 
 
-def test_unified_has_every_kind_of_operator():
-    definition = read_definition("unified")
-    kinds = {kind for stage in definition["stages"] for kind in stage["operators"]}
-    assert {"inverted_bottleneck", "token_mlp", "focal_modulation", "global_attention"} <= kinds
+# What opens, closes or accompanies a stage, or works on more than a map.
+NOT_SEARCHED = {"column", "embedding", "nested", "normalise", "regional", "regional_dsm", "release"}
+
+
+def test_unified_has_every_operator_and_downsampling_module():
+    stages = read_definition("unified")["stages"]
+    for entry, category in (("operators", "operator"), ("downsampling", "downsampling")):
+        searched = {kind for stage in stages for kind in stage[entry]}
+        assert searched == set(registered(category)) - NOT_SEARCHED
     assert load_space("unified").resolution.choices == (224,)
 
 
@@ -79,29 +85,29 @@ def test_overrides_replace_entries():
 
 def test_values_come_from_the_stage_over_the_space_over_the_part():
     definition = changed(
-        "stages.0.operators", {"convnext": {"context": [3]}, "inverted_bottleneck": None}
+        "stages.0.operators", {"modulation": {"context": [3]}, "inverted_bottleneck": None}
     )
     definition["operators"] = {
-        "convnext": {"context": [5, 7], "expansion": [2, 3]},
+        "modulation": {"context": [5, 7], "expansion": [2, 3]},
         "token_mlp": {"expansion": [1, 2]},  # of no stage
     }
     space = make_space(definition)
     names = {variable.name: variable.choices for variable in space.variables}
-    assert names["stages.0.blocks.convnext.expansion"] == (2, 3)
-    assert "stages.0.blocks.convnext.context" not in names
+    assert names["stages.0.blocks.modulation.expansion"] == (2, 3)
+    assert "stages.0.blocks.modulation.context" not in names
     assert not any("token_mlp" in name for name in names)
     blocks = {
         space.decode(row).stages[0].blocks[0]
         for row in space.sample_codes(np.random.default_rng(0), 100)
     }
-    assert {block.context for block in blocks if block.kind == "convnext"} == {3}
+    assert {block.context for block in blocks if block.kind == "modulation"} == {3}
     assert {block.expansion for block in blocks if block.kind == "inverted_bottleneck"} == {4}
 
 
 def test_blocks_alike_or_free():
     alike, free = (make_space({**MINIMAL, "blocks": blocks}) for blocks in ("alike", "free"))
     assert alike.size == free.size == 4  # one operator with nothing to decide
-    operators = {"convnext": {"context": [3, 5, 7]}}
+    operators = {"modulation": {"context": [3, 5, 7]}}
     alike, free = (
         make_space({**changed("stages.0.operators", operators), "blocks": blocks})
         for blocks in ("alike", "free")
@@ -114,12 +120,12 @@ WRONG = {
     "operator": ("stages.0.operators", ["mbconv"], "stages.0.operators: unknown operator 'mbconv'"),
     "module": ("stages.0.downsampling", ["x"], "stages.0.downsampling: unknown downsampling 'x'"),
     "stem": ("stem", {"x": {}}, "stem: unknown stem 'x'; registered: convolution"),
-    "head": ("head", {"x": {}}, "head: unknown head 'x'; registered: pooled"),
-    "gene": ("stages.0.operators", {"convnext": {"x": [1]}}, "unknown gene 'x'; its genes: expan"),
+    "head": ("head", {"x": {}}, "head: unknown head 'x'; registered: mobileone, pooled, regional"),
+    "gene": ("stages.0.operators", {"modulation": {"x": [1]}}, "unknown gene 'x'; its genes: gath"),
     "value": (
         "stages.0.operators",
-        {"convnext": {"context": [4]}},
-        "convnext: context is 4, but must be one of 3, 5, 7, 9, 11, 13",
+        {"modulation": {"context": [4]}},
+        "modulation: context is 4, but must be one of 3, 5, 7, 9, 11, 13",
     ),
     "bool": (
         "stages.0.operators",
@@ -134,7 +140,7 @@ WRONG = {
     "no name": ("name", None, "'name' is a required property"),
     "no head": ("head", None, "'head' is a required property"),
     "no stages": ("stages", [], "stages: []"),
-    "no values": ("stages.0.operators", {"convnext": {"context": []}}, "stages.0.operators"),
+    "no values": ("stages.0.operators", {"modulation": {"context": []}}, "stages.0.operators"),
     "no operators": ("stages.0.operators", [], "stages.0.operators: []"),
     "no kinds": ("stages.0.operators", {}, "stages.0.operators: {}"),
     "twice": ("stages.0.channels", [8, 8], "stages.0.channels: [8, 8]"),
@@ -165,7 +171,7 @@ def test_operators_that_cannot_stand_at_a_door(tmp_path):
         path.write_text(yaml.safe_dump(definition))
         return load_space(str(path)).size
 
-    with pytest.raises(ValueError, match=r"stages\.0 .* convnext keeps its width, but 8 .* and 16"):
+    with pytest.raises(ValueError, match=r"stages\.0 .* modulation keeps its width, but 8 .* and 16"):
         size()
     with pytest.raises(ValueError, match="stride is 2, but must be 1 without a downsampling"):
         size(stride=2)

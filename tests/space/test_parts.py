@@ -116,6 +116,8 @@ def test_every_parameter_learns_and_nothing_is_nan(placed_part, randomise):
     assert all(t.isfinite().all() for t in maps(y))
     sum((t * torch.randn_like(t)).sum() for t in maps(y)).backward()
     for name, parameter in module.named_parameters():
+        if "unused_norm" in name:
+            continue  # T2T's, which its released code makes, counts and never calls
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
@@ -130,18 +132,18 @@ def test_a_fresh_module_is_finite(placed_part):
 
 def test_images_do_not_affect_one_another(placed_part, randomise):
     part, site = placed_part
-    module = randomise(part.build(site))
-    x = inputs(site, 3)
+    module = randomise(part.build(site)).double()
+    x = inputs(site, 3, dtype=torch.float64)
     with torch.no_grad():
         together = maps(module(x))
         alone = [maps(module(picked(x, slice(i, i + 1)))) for i in range(3)]
         for whole, *each in zip(together, *alone, strict=True):
-            torch.testing.assert_close(whole, torch.cat(each), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(whole, torch.cat(each), atol=1e-9, rtol=1e-9)
         for tensor in maps(x):
             tensor[1] = torch.randn_like(tensor[1])
         changed = maps(module(x))
     for before, after in zip(together, changed, strict=True):
-        torch.testing.assert_close(after[::2], before[::2], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(after[::2], before[::2], atol=1e-9, rtol=1e-9)
     assert not torch.allclose(changed[0][1], together[0][1], atol=1e-3)
 
 
@@ -206,18 +208,18 @@ def test_a_slice_of_larger_parameters_runs_as_the_standalone_module(placed_part,
         for other in (own_large_axes, large_axes):
             if name in other and len(other[name]) == len(axes):
                 union = tuple(a.union(b) for a, b in zip(union, other[name], strict=True))
-        whole = 0.3 * torch.randn(tuple(axis.size for axis in union))
+        whole = 0.3 * torch.randn(tuple(axis.size for axis in union), dtype=torch.float64)
         cut_out[name] = Cut.between(axes, union)(whole)
 
-    standalone = randomise(part.build(small_site))
+    standalone = randomise(part.build(small_site)).double()
     standalone.load_state_dict(cut_out, strict=False)
-    x = inputs(small_site, 2)
+    x = inputs(small_site, 2, dtype=torch.float64)
     with torch.no_grad():
         expected = maps(standalone(x))
         tensors = {**dict(standalone.named_buffers()), **cut_out}
         sliced = maps(functional_call(small.eval(), tensors, (x,)))
     for one, other in zip(sliced, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
     assert set(cut_out) == {name for name, _ in standalone.named_parameters()}
 
 

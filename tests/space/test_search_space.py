@@ -160,7 +160,7 @@ def single():
             "name": "single",
             "resolution": [16],
             "stem": {"convolution": {"channels": [8]}},
-            "stages": [{"channels": [8], "depth": [1], "operators": {"convnext": {}}}],
+            "stages": [{"channels": [8], "depth": [1], "operators": {"modulation": {}}}],
             "head": {"pooled": {}},
         }
     )
@@ -207,7 +207,7 @@ def test_encode_says_what_lies_outside(small):
         ),
         (
             genome.at(stages=(stage(first, blocks=foreign), last)),
-            "is 'convnext', but must be one of 'inverted_bottleneck'",
+            "is 'modulation', but must be one of 'inverted_bottleneck'",
         ),
     ]
     for outside, message in cases:
@@ -280,4 +280,4 @@ def test_resolutions_scale_in_proportion():
 
 def test_stems_of_several_strides_are_refused():
     with pytest.raises(ValueError, match="the stem must have one stride"):
-        load_space("unified", stem={"convolution": {"stride": [2, 4]}})
+        load_space("unified", stem={"convolution": {"step": [2, 4]}})

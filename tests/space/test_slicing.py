@@ -130,21 +130,22 @@ def test_an_offset_keeps_its_bias_in_a_smaller_map(reductions):
     """A bias belongs to an offset in pixels, whatever the map and the reduction of the keys."""
     small = part_from_json(
         "operator",
-        {"kind": "global_attention", "position": "relative", "kv_reduction": reductions[0]},
+        {"kind": "attention", "position": "relative", "kv_reduction": reductions[0]},
     )
     large = part_from_json(
         "operator",
-        {"kind": "global_attention", "position": "relative", "kv_reduction": reductions[1]},
+        {"kind": "attention", "position": "relative", "kv_reduction": reductions[1]},
     )
     whole = RelativePosition(1, 11, 9, reductions[1])
     part = RelativePosition(1, 5, 7, reductions[0])
     cut = cut_of(
-        "attention.branch.position.table",
+        "mixer.branch.position.table",
         *(small, Site(32, 32, 5, 7), large, Site(32, 32, 11, 9)),
     )
     with torch.no_grad():
         part.table.copy_(cut(whole.table))
-        found, expected = part(5, 7), whole(11, 9)
+        q = (torch.empty(1, 1, 5, 7), torch.empty(1, 1, 11, 9))
+        found, expected = part(q[0])[0], whole(q[1])[0]
     small_keys, large_keys = keys(5, 7, reductions[0]), keys(11, 9, reductions[1])
     for (t, (y, x)), (s, key) in itertools.product(
         enumerate(itertools.product(range(5), range(7))), enumerate(small_keys)
@@ -158,19 +159,19 @@ def keys(height: int, width: int, reduction: int) -> list[tuple[int, int]]:
 
 
 def test_heads_of_attention_stay_whole():
-    small = part_from_json("operator", {"kind": "global_attention", "head_dim": 16})
-    large = part_from_json("operator", {"kind": "global_attention", "head_dim": 16})
+    small = part_from_json("operator", {"kind": "attention", "head_dim": 16})
+    large = part_from_json("operator", {"kind": "attention", "head_dim": 16})
     sites = Site(32, 32, 4, 4), Site(64, 64, 4, 4)
-    cut = cut_of("attention.branch.kv.weight", small, sites[0], large, sites[1])
+    cut = cut_of("mixer.branch.kv.weight", small, sites[0], large, sites[1])
     whole = torch.randn(2 * 4 * 16, 64)
     expected = whole.view(2, 4, 16, 64)[:, :2, :, :32].reshape(64, 32)
     assert torch.equal(cut(whole), expected)
 
 
 def test_the_gate_of_the_mean_stays_the_gate_of_the_mean():
-    small = part_from_json("operator", {"kind": "focal_modulation", "levels": 2})
-    large = part_from_json("operator", {"kind": "focal_modulation", "levels": 4})
-    name = "modulation.branch.expand.bias"
+    small = part_from_json("operator", {"kind": "modulation", "levels": 2})
+    large = part_from_json("operator", {"kind": "modulation", "levels": 4})
+    name = "mixer.branch.expand.bias"
     cut = cut_of(name, small, Site(3, 3, 4, 4), large, Site(5, 5, 4, 4))
     # 5 of the query, 5 of the context, 4 gates of levels, the gate of the mean.
     assert cut(torch.arange(15)).tolist() == [0, 1, 2, 5, 6, 7, 10, 11, 14]
@@ -178,7 +179,7 @@ def test_the_gate_of_the_mean_stays_the_gate_of_the_mean():
 
 def test_tokens_of_a_smaller_map_are_those_at_the_top_left():
     part = part_from_json("operator", {"kind": "token_mlp"})
-    cut = cut_of("tokens.branch.project.bias", part, Site(8, 8, 2, 3), part, Site(8, 8, 4, 5))
+    cut = cut_of("mixer.branch.layers.2.bias", part, Site(8, 8, 2, 3), part, Site(8, 8, 4, 5))
     whole = torch.arange(20)
     assert cut(whole).tolist() == whole.view(4, 5)[:2, :3].flatten().tolist()
 

@@ -277,27 +277,15 @@ def test_spatial_shift_as_in_s2_mlp(check, site):
 # ---- what is cut out of larger weights
 
 
+def all_axes(part: AxisMlp, site: Site) -> dict[str, tuple]:
+    with torch.device("meta"):
+        module = part.build(site)
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    return describe(shapes, part.axes(site))
+
+
 def cut(small: tuple[AxisMlp, Site], large: tuple[AxisMlp, Site], name: str, weight: Tensor):
-    axes = []
-    for part, site in (small, large):
-        with torch.device("meta"):
-            module = part.build(site)
-        shapes = {n: tuple(p.shape) for n, p in module.named_parameters()}
-        axes.append(describe(shapes, part.axes(site))[name])
-    whole = tuple(a.union(b) for a, b in zip(*axes, strict=True))
-    assert tuple(axis.size for axis in whole) == tuple(weight.shape)
-    return Cut.between(axes[0], whole)(weight)
-
-
-def test_a_narrower_shift_takes_weights_of_channels_that_move_as_far():
-    """6 of 10 channels in five groups: 2 2 2, which move by -2 to 0, of 2 2 2 2 2; of 3 groups,
-    2 2 2 again, which move by -1 to 1."""
-    name, weight = "mixer.branch.rows.1.weight", torch.arange(100).reshape(10, 10)
-    large = AxisMlp(mixing="shift", context=5), Site(10, 10, 4, 4)
-    five = AxisMlp(mixing="shift", context=5), Site(6, 6, 4, 4)
-    three = AxisMlp(mixing="shift", context=3), Site(6, 6, 4, 4)
-    assert torch.equal(cut(five, large, name, weight), weight[:6, :6])
-    assert torch.equal(cut(three, large, name, weight), weight[:6, 2:8])
+    return Cut.between(all_axes(*small)[name], all_axes(*large)[name])(weight)
 
 
 def test_a_narrower_dense_mixer_takes_the_first_channels_of_each_branch():
@@ -315,9 +303,9 @@ def test_a_smaller_region_takes_the_weights_of_its_first_pixels():
     assert torch.equal(found, weight[:8, :2, :4].flatten(0, 1))
 
 
-def test_all_settings_fit_into_one_set_of_weights():
+def test_all_settings_fit_into_the_weights_of_the_widest_place():
     """A supernet has one weight of each name, whatever the genes of a place are."""
-    mixings = {
+    mixings: dict[str, list[dict]] = {
         "permute": [{}],
         "cycle": [{"context": 3}, {"context": 7}],
         "region": [{"context": 2, "step": 1}, {"context": 4}],
@@ -326,19 +314,17 @@ def test_all_settings_fit_into_one_set_of_weights():
         "shift": [{"context": 3}, {"context": 5}],
         "spatial_shift": [{}],
     }
+    parts = [AxisMlp(mixing=mixing, **genes) for mixing in mixings for genes in mixings[mixing]]
     largest: dict[str, tuple] = {}
-    for mixing, settings in mixings.items():
-        for genes in settings:
-            for site in (Site(16, 16, 8, 4), Site(8, 8, 4, 4)):
-                part = AxisMlp(mixing=mixing, **genes)
-                with torch.device("meta"):
-                    module = part.build(site)
-                shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-                for name, axes in describe(shapes, part.axes(site)).items():
-                    known = largest.get(name, axes)
-                    whole = tuple(a.union(b) for a, b in zip(axes, known, strict=True))
-                    largest[name] = whole
-                    assert all(a.within(b) for a, b in zip(axes, whole, strict=True))
+    for part in parts:
+        for name, axes in all_axes(part, Site(16, 16, 8, 8)).items():
+            known = largest.get(name, axes)
+            largest[name] = tuple(a.union(b) for a, b in zip(axes, known, strict=True))
+    for part in parts:
+        for width, side in ((16, 4), (10, 5), (10, 8), (6, 3)):
+            if part.mixing != "permute" or width % side == 0:
+                for name, axes in all_axes(part, Site(width, width, side, side)).items():
+                    Cut.between(axes, largest[name])
 
 
 # ---- what is refused

@@ -110,6 +110,23 @@ def test_counts(site, genes):
     assert part.gives(site) == (Flow() if site is LAST else COLUMNS)
 
 
+@pytest.mark.parametrize("site", [FIRST, MIDDLE, LAST], ids=["first", "middle", "last"])
+def test_gradients_and_independence(site):
+    module, _ = randomised(column(norm="group").build(site))
+    x = state(site, 3)
+    y = module(x)
+    made = y[1:] if isinstance(y, tuple) else (y,)
+    sum((t * noise(*t.shape)).sum() for t in made).backward()
+    for name, parameter in module.named_parameters():
+        if site is FIRST and name.endswith("alpha"):  # there is no column before
+            assert parameter.grad is None
+        else:
+            assert parameter.grad.abs().max() > 0, name
+    alone = module(tuple(t[1:2] for t in x) if isinstance(x, tuple) else x[1:2])
+    for one, other in zip(made, alone[1:] if isinstance(y, tuple) else (alone,), strict=True):
+        torch.testing.assert_close(one[1:2], other, atol=1e-9, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("site", "message"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from naive import (
     batch,
     convolution,
@@ -15,6 +14,7 @@ from naive import (
     norm,
     relu,
 )
+
 from space.genes import MAP, Flow, Site
 from space.operators.convolution import Convolution
 
@@ -47,7 +47,7 @@ def by_default(x, p):
     """A depthwise and a pointwise convolution, and an MLP."""
     mixer = p.at("mixer")
     y = convolution(norm(x, mixer.at("norm"), "layer"), mixer.at("branch", 0), groups=6)
-    return mlp_behind(x + linear(gelu(y), mixer.at("branch", 2)), p.at("mlp"), gelu, "layer")
+    return mlp_behind(x + linear(gelu(y), mixer.at("branch", 3)), p.at("mlp"), gelu, "layer")
 
 
 def scaled(x, p):
@@ -124,7 +124,8 @@ def test_what_stands_beside_the_map_passes_by(randomise):
     y, passed = both((x, other))
     torch.testing.assert_close(y, alone(x), atol=0, rtol=0)
     assert passed is other
-    assert part.gives(beside) == beside.flow and part.gives(site) == MAP
+    assert part.gives(beside) == beside.flow
+    assert part.gives(site) == MAP
 
 
 @pytest.mark.parametrize(

@@ -51,17 +51,21 @@ def interpolated(y, side, height, width):
     return x
 
 
-def window_attention(w, name, x, side):
-    """In windows of side x side pixels that divide the map."""
-    w = {**w, **{k.replace(".project.1.", ".project."): v for k, v in w.items()}}
+def attention(w, name, x, rows, columns):
+    """In windows of rows x columns pixels that divide the map."""
     y = torch.empty_like(x)
     for n in range(len(x)):
-        for i in range(0, x.shape[2], side):
-            for j in range(0, x.shape[3], side):
-                window = x[n, :, i : i + side, j : j + side]
+        for i in range(0, x.shape[2], rows):
+            for j in range(0, x.shape[3], columns):
+                window = x[n, :, i : i + rows, j : j + columns]
                 mixed = self_attention(w, name, window.flatten(1).T, HEADS)
-                y[n, :, i : i + side, j : j + side] = mixed.T.reshape(window.shape)
+                y[n, :, i : i + rows, j : j + columns] = mixed.T.reshape(window.shape)
     return y
+
+
+def weights_of(part, site):
+    module, w = randomised(part.build(site))
+    return module, {**w, **{k.replace(".project.1.", ".project."): v for k, v in w.items()}}
 
 
 def behind(w, x):
@@ -70,45 +74,23 @@ def behind(w, x):
     )
 
 
-def test_multi_path():
-    site = Site(32, 32, 8, 12)
-    part = MultiPath(paths=3, context=2, head_dim=HEAD_DIM, expansion=2, layer_scale=0.1)
-    module, w = randomised(part.build(site))
-    x = noise(2, 32, 8, 12)
-    normed = layer_norm(w, "mixer.norm", x)
-    made = window_attention(w, "mixer.branch.branches.0", normed, 2)
-    for i, side, window in ((1, 2, 2), (2, 4, 2)):
-        coarse = means(normed, side)
-        if side == 4:  # 2 x 3 means: windows of at most 2 pixels, padded, are not tried here
-            coarse = coarse[:, :, :, :2]
-            continue
-        mixed = window_attention(w, f"mixer.branch.branches.{i}.branch", coarse, window)
-        made = made + interpolated(mixed, side, 8, 12)
-    assert made.shape == x.shape
-    found_paths = module.mixer.branch.branches
-    assert [getattr(path, "side", 1) for path in found_paths] == [1, 2, 4]
-
-
-@pytest.mark.parametrize("size", [(8, 8), (7, 6)], ids=str)
-def test_multi_path_formula(size):
-    """Windows that cover each path's whole map, at sides that squares divide and do not."""
-    site = Site(32, 32, *size)
-    part = MultiPath(paths=3, context=8, head_dim=HEAD_DIM, expansion=2, layer_scale=0.1)
-    module, w = randomised(part.build(site))
-    w = {**w, **{k.replace(".project.1.", ".project."): v for k, v in w.items()}}
+@pytest.mark.parametrize(
+    ("size", "context", "windows"),
+    [
+        ((8, 12), 4, [(4, 4), (4, 3), (2, 3)]),  # as few even windows as there can be
+        ((8, 8), 8, [(8, 8), (4, 4), (2, 2)]),
+        ((7, 6), 8, [(7, 6), (4, 3), (2, 2)]),  # squares that go beyond the map
+    ],
+)
+def test_multi_path(size, context, windows):
+    part = MultiPath(paths=3, context=context, head_dim=HEAD_DIM, expansion=2, layer_scale=0.1)
+    module, w = weights_of(part, Site(32, 32, *size))
     x = noise(2, 32, *size)
     normed = layer_norm(w, "mixer.norm", x)
-    made = torch.zeros_like(x)
-    for i, side in enumerate((1, 2, 4)):
-        coarse = means(normed, side)
-        name = f"mixer.branch.branches.{i}" + (".branch" if i else "")
-        mixed = torch.stack(
-            [
-                self_attention(w, name, image.flatten(1).T, HEADS).T.reshape(image.shape)
-                for image in coarse
-            ]
-        )
-        made = made + interpolated(mixed, side, *size)
+    made = attention(w, "mixer.branch.branches.0", normed, *windows[0])
+    for i, window in enumerate(windows[1:], 1):
+        mixed = attention(w, f"mixer.branch.branches.{i}.branch", means(normed, 2**i), *window)
+        made = made + interpolated(mixed, 2**i, *size)
     wanted = behind(w, x + per_channel(w["mixer.scale.weight"]) * made)
     torch.testing.assert_close(module(x), wanted, atol=1e-9, rtol=0)
 
@@ -125,8 +107,7 @@ def test_regional_mixing(fusion, group_width, size, region):
         expansion=2,
         layer_scale=0.1,
     )
-    module, w = randomised(part.build(Site(32, 32, *size)))
-    w = {**w, **{k.replace(".project.1.", ".project."): v for k, v in w.items()}}
+    module, w = weights_of(part, Site(32, 32, *size))
     x = noise(2, 32, *size)
     normed = layer_norm(w, "mixer.norm", x)
     regions = means(normed, region)
@@ -144,3 +125,15 @@ def test_regional_mixing(fusion, group_width, size, region):
     local = convolve(w, "mixer.branch.local", torch.stack(joined, 1))
     wanted = behind(w, x + per_channel(w["mixer.scale.weight"]) * local)
     torch.testing.assert_close(module(x), wanted, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("part", "site", "message"),
+    [
+        (MultiPath(paths=4), Site(32, 32, 8, 7), "paths is 4, but on a map of 8x7 the last"),
+        (RegionalMixing(region=8), Site(32, 32, 8, 7), "region is 8, but the map is 8x7"),
+    ],
+)
+def test_a_single_pixel_has_nothing_to_attend_to(part, site, message):
+    with pytest.raises(ValueError, match=message):
+        part.blueprint(site)

@@ -11,7 +11,6 @@ import torch
 from naive_layers import (
     batch_norm,
     convolve,
-    gelu,
     layer_norm,
     linear,
     mlp,
@@ -22,6 +21,7 @@ from naive_layers import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from space.genes import Flow, Part, Site
+from space.operators.embedding import AbsolutePosition, ClassTokens, PlacedClassTokens
 from space.operators.inverted_bottleneck import InvertedBottleneck
 from space.operators.nested import Nested
 from space.slicing import Cut, describe
@@ -64,6 +64,11 @@ def as_one(w, name):
     return {**w, **{k.replace(f"{name}.1.", f"{name}."): v for k, v in w.items()}}
 
 
+def find(module, kind):
+    (found,) = (m for m in module.modules() if isinstance(m, kind))
+    return found
+
+
 def patch_rows(pixels, i, j):
     """One image (d, 4 H, 4 W): the 16 pixels of patch (i, j), row by row, (16, d)."""
     return torch.stack([pixels[:, 4 * i + a, 4 * j + b] for a in range(4) for b in range(4)])
@@ -84,7 +89,7 @@ def test_nested_block():
                 x = rows.T[None, :, :, None]
                 x = x + mlp(w, "inner.mlp.branch", layer_norm(w, "inner.mlp.norm", x))
                 side_by_side = layer_norm(w, "project.0", x)[0, :, :, 0].T.reshape(-1)
-                patch = linear(w, "project.1.1", side_by_side[None, :, None, None])
+                patch = linear(w, "project.1.2", side_by_side[None, :, None, None])
                 wanted_patches[n, :, i, j] += patch[0, :, 0, 0]
                 square = x[0, :, :, 0].reshape(PIXELS, 4, 4)
                 wanted_pixels[n, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4] = square
@@ -126,8 +131,9 @@ def test_nested_stem():
                 row = patch_rows(pixels[n], i, j).reshape(1, -1, 1, 1)
                 row = linear(w, "patches.0.2", layer_norm(w, "patches.0.1", row))
                 patches[n, :, i, j] = layer_norm(w, "patches.1", row)[0, :, 0, 0]
-    patches = patches + w["patches.2.0.position"]
-    tokens = w["patches.2.1.tokens"] + w["patches.2.1.position"]
+    patches = patches + find(module, AbsolutePosition).position
+    token = find(module, PlacedClassTokens)
+    tokens = token.tokens + token.position
     found = module(image)
     wanted = (patches, tokens.expand(2, -1, -1, -1), pixels)
     for one, other in zip(found, wanted, strict=True):
@@ -163,7 +169,7 @@ def linear_attention(w, name, x):
         of_keys, of_queries = features(k), features(q)
         for t in range(q.shape[2]):
             weights = of_queries[:, t] @ of_keys
-            y[n, :, t] = v[n] @ weights / (weights.sum() + 1e-8)
+            y[n, :, t] = v[n] @ weights / weights.sum()
     y = v + linear(w, f"{name}.project", y[..., None])[..., 0]
     return y.reshape(len(x), -1, *x.shape[2:])
 
@@ -175,6 +181,21 @@ def sinusoid(places, channels):
     )
     table[:, 0::2], table[:, 1::2] = np.sin(table[:, 0::2]), np.cos(table[:, 1::2])
     return torch.from_numpy(table)
+
+
+def test_linear_attention_does_not_underflow():
+    """In float32 the features of long keys and queries are all 0 unless they are scaled."""
+    module, _ = randomised(
+        TokensToToken(channels=8, token_channels=16).build(Site(3, 8, 32, 32, 16))
+    )
+    attention = module[1].attention
+    x = 10 * noise(1, 147, 4, 4)
+    lengths = attention.kqv(x)[:, :32].square().sum(1) / 4
+    assert lengths.min() > 1000  # exp(-1000) is 0 even in float64
+    assert attention(x).isfinite().all()
+    attention.float()(x.float()).sum().backward()
+    assert attention.project.weight.grad.abs().max() > 0
+    assert attention.kqv.weight.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["mlp", "local"])
@@ -193,7 +214,7 @@ def test_tokens_to_token(kind):
     x = linear(w, "5", soft_split(x, 3, 2, 1))
     table = sinusoid(1 + 2 * 3, 10).T
     pixels = x + table[:, 1:].reshape(10, 2, 3)
-    tokens = (w["6.tokens"] + table[:, :1, None]).expand(2, -1, -1, -1)
+    tokens = (find(module, ClassTokens).tokens + table[:, :1, None]).expand(2, -1, -1, -1)
     for one, other in zip(module(noise(2, 3, 32, 48)), (pixels, tokens), strict=True):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
 
@@ -205,7 +226,7 @@ def test_directions_are_at_right_angles():
 
 def test_other_directions_are_a_rotation_of_queries_and_keys():
     """What the docstring says of the released code's random directions."""
-    module, w = randomised(
+    module, _ = randomised(
         TokensToToken(channels=10, token_channels=16).build(Site(3, 10, 32, 32, 16))
     )
     attention = module[1].attention

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from naive import (
     Weights,
     batch,
@@ -18,6 +16,8 @@ from naive import (
     silu,
     squeeze_excite,
 )
+from torch import nn
+
 from space import units
 from space.blueprint import blueprint
 from space.genes import Site
@@ -64,9 +64,9 @@ def formula(site: Site, part: Convolution):
         if site.in_channels == site.channels and site.stride == 1:
             assert not p.names
             return x
-        first = 0
-        if site.stride == 2 and part.shortcut == "average":
-            x, first = mean_pool(x, 2), 1
+        first = site.stride - 1
+        if first and part.shortcut == "average":
+            x = mean_pool(x, 2)
         else:
             x = x[:, :: site.stride, :: site.stride]
         y = batch(linear(x, p.at(first), bias=False), p.at(first + 1))
