@@ -135,7 +135,7 @@ def randomise(network: nn.Module, layers: Sequence[Layer], images: Tensor, seed:
                 normal(bias, 0, 0.2)
         elif layer.kind == "norm":
             *_, weight, bias = layer.tensors
-            normal(weight, 1, 0.2)
+            normal(weight, 1 if weight.any() else 0.3, 0.1)
             normal(bias, 0, 0.2)
         else:
             (table,) = layer.tensors

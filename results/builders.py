@@ -108,7 +108,7 @@ def _function(
     if firsts[0].part.category in _FOLLOWS:
         parameters, tree = _following(firsts[0], trees[firsts[0]])
     else:
-        terms = Terms(_widths_and_sides([placed.site for placed in firsts]), taken)
+        terms = Terms(_widths_and_sides(firsts), taken)
         tree = terms.merged([trees[placed] for placed in firsts])
         parameters = terms.parameters()
     return Function(parameters, tree, ways, says=_shapes(parts, parameters))
@@ -128,14 +128,18 @@ def _following(placed: Placed, tree: Blueprint) -> tuple[dict[str, None], Bluepr
     return {name: None}, Multiples(name, sizes, placed.path).merged(probes)
 
 
-def _widths_and_sides(sites: Sequence[Site]) -> dict[str, Column]:
-    """What of their places differs between parts."""
+def _widths_and_sides(parts: Sequence[Placed]) -> dict[str, Column]:
+    """What of their places differs between parts. Other widths follow from the one that comes
+    first: of downsampling modules that is the one that comes in."""
+    sites = [placed.site for placed in parts]
     columns = {
         "channels": tuple(site.channels for site in sites),
         "in_channels": tuple(site.in_channels for site in sites),
     }
     if columns["in_channels"] == columns["channels"]:
         del columns["in_channels"]
+    if parts[0].part.category == "downsampling":
+        columns = dict(reversed(columns.items()))
     if all(site.height == site.width for site in sites):
         columns["side"] = tuple(site.height for site in sites)
         columns["out_side"] = tuple(site.out_height for site in sites)
@@ -232,8 +236,7 @@ def _name_inner(functions: Sequence[Function], used: set[str]) -> None:
         cls = function.tree.module
         others = [set(other.tree.keywords) for other in functions if other.tree.module is cls]
         special = [name for name in function.tree.keywords if name not in set.intersection(*others)]
-        words = [*re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", cls.__name__), *special]
-        function.name = free("_".join(words).lower(), used)
+        function.name = free("_".join([*_words(cls.__name__), *special]), used)
         used.add(function.name)
 
 
@@ -266,9 +269,10 @@ def _facts(
             values = [{bool(value) and value != "none" for value in found} for found in values]
         if all(len(found) == 1 for found in values):
             yield _without_the_usual([_word(name, *found) for found in values])
-    having = [_keywords(trees[group[0]]) for group in groups]
-    for name in dict.fromkeys(name for names in having for name in names):
-        yield [_word(name, name in names) for names in having]
+    examples = [trees[group[0]] for group in groups]
+    for having in ([_keywords(tree) for tree in examples], [_class_words(t) for t in examples]):
+        for name in dict.fromkeys(name for names in having for name in names):
+            yield [_word(name, name in names) for names in having]
 
 
 def _without_the_usual(words: list[str]) -> list[str]:
@@ -283,6 +287,19 @@ def _keywords(tree: Any) -> list[str]:
     if isinstance(tree, Blueprint):
         names = [name for name, item in tree.keywords.items() if isinstance(item, Blueprint)]
     return names + [name for item in parts_of(tree) for name in _keywords(item)]
+
+
+def _class_words(tree: Any) -> list[str]:
+    """The words of which the names of a tree's classes are made."""
+    words = []
+    if isinstance(tree, Blueprint) and isinstance(tree.module, type):
+        words = _words(tree.module.__name__)
+    return words + [word for item in parts_of(tree) for word in _class_words(item)]
+
+
+def _words(name: str) -> list[str]:
+    """`LayerNorm2d` as layer, norm2d."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)]
 
 
 _PLACES: dict[str, Callable[[Placed], Any]] = {

@@ -138,11 +138,7 @@ class _Family:
     def __init__(self, genome: Genome):
         self.genome = genome
         self.runs = [_runs(genome, i) for i in range(len(genome.stages))]
-        strides = [stage.stride for stage in genome.stages]
-        self.sides = [
-            genome.resolution // math.prod([genome.stem.stride, *strides[: i + 1]])  # type: ignore[attr-defined]
-            for i in range(len(strides))
-        ]
+        self.sides = _sides(genome)
         self.trouble = ""  # why the last network that was tried cannot be built
         stride = genome.total_stride
         self.side_step = stride if 32 % stride else 32
@@ -239,7 +235,7 @@ class _Family:
         grown, left = divmod(context * resolution, self.genome.resolution)
         if side % context or left or not is_allowed(grown, gene_choices(type(part))["context"]):
             return part
-        return replace(part, context=grown)  # type: ignore[call-arg]
+        return _with(part, context=grown)
 
     def _stem(self, widths: dict[int, int], ratio: float) -> Part:
         """As wide as the first stage where that has its width from the stem, else in proportion."""
@@ -247,19 +243,13 @@ class _Family:
         own: int = stem.channels  # type: ignore[attr-defined]
         wanted = widths.get(-1) or (own if ratio == 1 else _rounded(own * ratio, 8))
         scaled = stem.scaled(wanted / own)
-        return (
-            scaled
-            if "channels" not in gene_choices(type(stem))
-            else replace(
-                scaled,
-                channels=wanted,  # type: ignore[call-arg]
-            )
-        )
+        has_gene = "channels" in gene_choices(type(stem))
+        return _with(scaled, channels=wanted) if has_gene else scaled
 
     def error(self, sizes: _Sizes, target: Budget) -> float | None:
         """The logarithm of the cost over the target; None where there is no such network."""
         cost = self._cost_of(sizes)
-        return cost and math.log(getattr(cost, target.target) / target.limit)
+        return None if cost is None else math.log(getattr(cost, target.target) / target.limit)
 
     def _cost_of(self, sizes: _Sizes) -> Cost | None:
         try:
@@ -349,7 +339,7 @@ class _Family:
                 for change in (-step, step):
                     if values[i] + change > 0:
                         moved = (*values[:i], values[i] + change, *values[i + 1 :])
-                        yield replace(sizes, **{name: moved})
+                        yield _with(sizes, **{name: moved})
 
     def _strain(self, found: _Found) -> float:
         """How far sizes are from the rule: squares of logarithms, the mean over stages each."""
@@ -406,6 +396,15 @@ def _runs(genome: Genome, i: int) -> list[_Run]:
     ]
 
 
+def _sides(genome: Genome) -> list[int]:
+    """The side of each stage's map."""
+    sides = {}
+    for placed in genome.parts():
+        if placed.path.startswith("stages."):
+            sides[int(placed.path.split(".")[1])] = placed.site.out_height
+    return [sides[i] for i in range(len(genome.stages))]
+
+
 def _groups(genome: Genome) -> list[tuple[int, ...]]:
     """Stages that share one width, by number; -1 is the stem."""
     groups: list[list[int]] = [[-1]]
@@ -441,8 +440,13 @@ def _resized(part: Part, was: int, now: int) -> Part:
     if isinstance(heads, int) and heads > 0 and was % heads == 0:
         count, left = divmod(now, was // heads)
         if not left and is_allowed(count, gene_choices(type(part))["heads"]):
-            return replace(part, heads=count)  # type: ignore[call-arg]
+            return _with(part, heads=count)
     return part
+
+
+def _with(whole: Any, **changes: Any) -> Any:
+    """A dataclass with other values; which fields it has is known at run time only."""
+    return replace(whole, **changes)
 
 
 def _rounded(wanted: float, step: int, own: int = 0) -> int:

@@ -16,6 +16,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
+from results.commands import PARSERS
 from results.export import export_network, load_module
 from run_search import LISTINGS, load_plugins, make_parser
 from search.controllers import CONTROLLERS
@@ -25,6 +26,7 @@ from space.budget import Budget
 from space.cost_table import CostTable
 from space.files import make_space, read_definition, shipped_spaces
 from space.genes import CATEGORIES, Part, Site, gene_choices, registered
+from space.presets import presets
 from supernet.network import Supernet
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +116,11 @@ def test_commands_can_be_given(document, command, own_parts, tmp_path):
     words = shlex.split(command.removeprefix(PROGRAM), comments=True)
     if words == ["--help"]:
         return
+    if words[0] in PARSERS:
+        named = PARSERS[words[0]]().parse_args(words[1:])
+        known = getattr(named, "name", None) or getattr(named, "genome", "convnext_t")
+        assert known in presets() or not re.fullmatch(r"\w+", known)
+        return
     options = make_parser().parse_args(words)
     assert options.budget or options.resume or options.config or options.list
     assert options.list in (None, *LISTINGS)
@@ -136,7 +143,8 @@ def test_commands_can_be_given(document, command, own_parts, tmp_path):
 
 @pytest.mark.parametrize("document", TEXTS)
 def test_options_in_running_text_exist(document):
-    known = make_parser().format_help()
+    parsers = [make_parser(), *(make() for make in PARSERS.values())]
+    known = "\n".join(parser.format_help() for parser in parsers)
     for code in INLINE[document]:
         if code.startswith(("--", PROGRAM)):
             for option in re.findall(r"(?<!\S)--[a-z-]+", code):

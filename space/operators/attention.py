@@ -122,8 +122,9 @@ class Attention(Part):
     "scaled_query" times that over the root of head_dim, "shared" from beside the map).
     Layers: `qkv_bias`, `project` (behind, with a bias or "plain", or none), `inner_activation` (in
     front of it), `linear_norm` (`norm` behind every linear layer and not in front of all),
-    `value_position` (adds a 3x3 depthwise convolution of the values), `layer_scale` (its start or
-    None), `norm`, `activation`, `expansion` (of the MLP behind, 0 for none).
+    `value_position` (adds a 3x3 depthwise convolution of the values), `bypass` (adds one of the
+    block's input, as SPACH), `layer_scale` (its start or None), `norm`, `activation`, `expansion`
+    (of the MLP behind, 0 for none).
     Around it: `downsampled` (what a stride works on: the "input" by its mean or maximum; "queries",
     without a shortcut; the "output" by its mean), `shell` ("pair" of residuals, or a "bottleneck",
     which has `ratio`: width of its middle over D, `squeeze_ratio` of a gate at the end, 0 for none,
@@ -153,6 +154,7 @@ class Attention(Part):
     inner_activation: str = choice("none", *ACTIVATIONS)
     linear_norm: bool = choice(False, True)
     value_position: bool = choice(False, True)
+    bypass: bool = choice(False, True)
     downsampled: str = choice("input", "input_max", "queries", "output")
     shell: str = choice("pair", "bottleneck")
     ratio: float = number(0.1, 4, default=0.25, examples=(0.25, 0.5, 1))
@@ -225,7 +227,7 @@ class Attention(Part):
             genes = ("ratio", "squeeze_ratio", "shortcut", "shortcut_activation")
             refuse_unused(self, "outside a bottleneck", *genes)
         else:
-            refuse_unused(self, "in a bottleneck", "layer_scale")
+            refuse_unused(self, "in a bottleneck", "layer_scale", "bypass")
             if self.expansion:
                 raise ValueError(
                     f"{self.kind}: expansion is {self.expansion}, but must be 0 in a bottleneck, "
@@ -244,7 +246,7 @@ class Attention(Part):
     def _row_of_tokens(self, site: Site) -> Site:
         """The site of a map that is one row of pixels and tokens."""
         usual = {"region": "global", "position": "none", "kv_reduction": 1, "value_position": False}
-        for gene, value in {**usual, "shell": "pair"}.items():
+        for gene, value in {**usual, "bypass": False, "shell": "pair"}.items():
             if getattr(self, gene) != value:
                 raise ValueError(
                     f"{self.kind}: {gene} is {getattr(self, gene)!r}, but must be {value!r} where "
@@ -282,6 +284,10 @@ class Attention(Part):
 
     def _mixer(self, site: Site) -> Blueprint:
         """Attention and what stands around it."""
+        if self.bypass and (site.stride > 1 or site.in_channels != site.channels):
+            raise ValueError(
+                f"{self.kind}: bypass is True, but must be False where width or resolution change"
+            )
         if self.shell == "bottleneck":
             return self._bottleneck(site)
         if site.stride > 1 and self.downsampled == "queries":
@@ -300,6 +306,8 @@ class Attention(Part):
         return replace(residual, module=SharedBiasResidual) if shared else residual
 
     def _shortcut(self, site: Site) -> Blueprint | None:
+        if self.bypass:
+            return units.depthwise_position(site.channels, pixels=site.pixels)
         if site.in_channels == site.channels:
             return self._pool(site)
         linear = units.linear(site.in_channels, site.channels, pixels=site.out_pixels)

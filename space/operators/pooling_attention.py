@@ -100,11 +100,9 @@ class PoolingAttentionOperator(Part):
 
     def blueprint(self, site: Site) -> Blueprint:
         place = self._place(site)
-        children = {"mixer": self._residual(place)}
         hidden = units.hidden_channels(place.channels, self.expansion)
-        if hidden:
-            children["mlp"] = self._both(site, self._mlp(place, hidden))
-        return blueprint(Block, **children)
+        mlp = self._both(site, self._mlp(place, hidden)) if hidden else None
+        return blueprint(Block, mixer=self._residual(place), mlp=mlp)
 
     def _place(self, site: Site) -> _Place:
         in_mlp = self.widen == "mlp"

@@ -38,7 +38,7 @@ class ConvolvedParts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         *parts, last = x.split(self.width, 1)
-        made = []
+        made: list[Tensor] = []
         for part, convolution in zip(parts, self.convolutions, strict=True):
             made.append(convolution(part + made[-1] if made else part))
         return torch.cat([*made, last], 1)
@@ -59,9 +59,10 @@ class FourierPosition(nn.Module):
     @staticmethod
     def waves(side: int, like: Tensor) -> Tensor:
         """(32, side): sine and cosine of each wavelength in turns."""
-        exact = {"dtype": torch.promote_types(like.dtype, torch.float32), "device": like.device}
-        place = torch.arange(1, side + 1, **exact) * (2 * math.pi / side)
-        angle = place / 10000 ** (torch.arange(16, **exact)[:, None] / 16)
+        exact = torch.promote_types(like.dtype, torch.float32)
+        place = torch.arange(1, side + 1, dtype=exact, device=like.device) * (2 * math.pi / side)
+        power = torch.arange(16, dtype=exact, device=like.device)[:, None] / 16
+        angle = place / 10000**power
         return torch.stack([angle.sin(), angle.cos()], 1).flatten(0, 1).to(like.dtype)
 
     def forward(self, x: Tensor) -> Tensor:

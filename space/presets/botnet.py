@@ -77,13 +77,17 @@ def botnet(
     last_stride: int = 1,
 ) -> Genome:
     """A network of the paper: all blocks of the last stage attend."""
-    common = {"activation": activation, "shortcut_activation": True}
-    convolution = replace(_CONVOLUTION, **common)
+    convolution = replace(_CONVOLUTION, activation=activation, shortcut_activation=True)
+    attention = replace(
+        _ATTENTION,
+        position="scaled_query",
+        squeeze_ratio=squeeze_ratio,
+        activation=activation,
+        shortcut_activation=True,
+    )
     if squeeze_ratio:
-        gate = {"gate": "squeeze_excite_last", "squeeze_ratio": squeeze_ratio}
-        convolution = replace(convolution, **gate)
-    attention = replace(_ATTENTION, position="scaled_query", squeeze_ratio=squeeze_ratio, **common)
-    kinds = (convolution, convolution, convolution, attention)
+        convolution = replace(convolution, gate="squeeze_excite_last", squeeze_ratio=squeeze_ratio)
+    kinds: tuple[Part, ...] = (convolution, convolution, convolution, attention)
     blocks = [(kind,) * depth for kind, depth in zip(kinds, depths, strict=True)]
     return Genome(
         resolution=resolution,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from space.downsampling.strided_convolution import StridedConvolution
+from space.genes import Part
 from space.genome import Genome, Stage
 from space.heads.pooled import PooledHead
 from space.operators.inverted_bottleneck import InvertedBottleneck
@@ -43,7 +44,7 @@ def edgenext(channels: Sequence[int], depths: Sequence[int], heads: int) -> Geno
             bias="all",
             layer_scale=scale,
         )
-        blocks = (block,) * depth
+        blocks: tuple[Part, ...] = (block,) * depth
         if i:
             attention = SplitAttention(
                 parts=parts,

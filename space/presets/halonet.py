@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from space.genes import Part
 from space.genome import Genome
 from space.heads.pooled import PooledHead
 from space.operators.attention import Attention
@@ -17,9 +16,11 @@ from space.operators.convolution import Convolution
 from space.presets.botnet import bottleneck_stages, residual_stem, tiered_stem
 from space.presets.published import Preset, family, published
 
+_Block = Attention | Convolution
 _HALO = Attention(
     region="halo",
     context=8,
+    fit="padded",
     shell="bottleneck",
     heads=8,
     head_dim=0,
@@ -81,7 +82,7 @@ def halonet(
 
 def _halonet26t() -> Genome:
     plain, halo = _CONVOLUTION, replace(_HALO, halo=2)
-    blocks = [(plain, plain), (plain, plain), (plain, halo), (halo, halo)]
+    blocks: list[tuple[_Block, ...]] = [(plain, plain), (plain, plain), (plain, halo), (halo, halo)]
     return _of_timm("relu", blocks)
 
 
@@ -95,7 +96,12 @@ def _sehalonet33ts() -> Genome:
     """With squeeze-excite behind the convolutions, and a narrower last stage."""
     gated, halo = replace(_CONVOLUTION, gate="squeeze_excite"), _HALO
     last = (replace(halo, ratio=1 / 3),) * 2
-    blocks = [(gated, gated), (gated, gated, halo), (gated, gated, halo), last]
+    blocks: list[tuple[_Block, ...]] = [
+        (gated, gated),
+        (gated, gated, halo),
+        (gated, gated, halo),
+        last,
+    ]
     return _of_timm("silu", blocks, last_width=1536, pool=False, features=1280)
 
 
@@ -104,13 +110,18 @@ def _eca_halonext26ts() -> Genome:
     grouped = replace(_CONVOLUTION, group_width=16, gate="eca")
     halo = replace(_HALO, halo=2, head_dim=16)
     third, fourth = replace(halo, value_ratio=2), replace(halo, value_ratio=4)
-    blocks = [(grouped, grouped), (grouped, grouped), (grouped, third), (fourth, fourth)]
+    blocks: list[tuple[_Block, ...]] = [
+        (grouped, grouped),
+        (grouped, grouped),
+        (grouped, third),
+        (fourth, fourth),
+    ]
     return _of_timm("silu", blocks)
 
 
 def _of_timm(
     activation: str,
-    blocks: Sequence[tuple[Part, ...]],
+    blocks: Sequence[tuple[_Block, ...]],
     *,
     last_width: int = 2048,
     pool: bool = True,

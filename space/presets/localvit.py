@@ -20,6 +20,7 @@ from space.operators.nested import feed_forward
 from space.presets.published import Preset, family, published
 from space.presets.swin import swin
 from space.presets.vit import vit
+from space.stems.convolution import ConvolutionStem
 
 _NORM = "layer-1e-6"
 
@@ -44,14 +45,15 @@ def localvits() -> Iterator[Preset]:
 def deit(channels: int, heads: int, local: InvertedBottleneck) -> Genome:
     """DeiT of 12 blocks with `local` behind each attention, which the class token passes by."""
     host = vit(channels, 12, heads=heads, patch=16)
-    start, attention, *_ = host.stages[0].blocks
-    blocks = (start, *(replace(attention, expansion=0), local) * 12)
-    return replace(host, stages=(replace(host.stages[0], blocks=blocks),))
+    attention = Attention(heads=heads, head_dim=0, expansion=0, norm=_NORM)
+    start = Embedding(tokens=1, token_position=True)
+    stage = Stage(channels=channels, blocks=(start, *(attention, local) * 12))
+    return replace(host, stages=(stage,))
 
 
 def pvt() -> Genome:
     """PVT-Tiny; its class token stands in the last stage alone."""
-    stages = []
+    stages: list[Stage] = []
     rows = zip((64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4), (8, 4, 2, 1), strict=True)
     for width, heads, expansion, reduction in rows:
         attention = Attention(
@@ -72,17 +74,20 @@ def pvt() -> Genome:
                 stride=2 if stages else 1,
             )
         )
-    host = vit(64, 0, heads=1, patch=4)
-    stem = replace(host.stem, norm="layer")
-    return replace(host, stem=stem, stages=tuple(stages), head=PooledHead(norm=_NORM))
+    return Genome(
+        resolution=224,
+        stem=ConvolutionStem(channels=64, kernel=4, step=4, bias=True, activation="none"),
+        stages=tuple(stages),
+        head=PooledHead(norm=_NORM),
+    )
 
 
 def local_swin() -> Genome:
     """Swin-T; squeeze-excite goes to 16 channels in every stage."""
-    host = swin([96, 192, 384, 768], [2, 2, 6, 2])
+    host = swin([96, 192, 384, 768], [2, 2, 6, 2], expansion=0)
     stages = []
     for stage in host.stages:
         local = feed_forward(4, 4 / stage.channels)
-        pairs = [(replace(block, expansion=0), local) for block in stage.blocks]
-        stages.append(replace(stage, blocks=tuple(part for pair in pairs for part in pair)))
+        blocks = tuple(part for attention in stage.blocks for part in (attention, local))
+        stages.append(replace(stage, blocks=blocks))
     return replace(host, stages=tuple(stages))

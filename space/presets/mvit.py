@@ -15,7 +15,6 @@ from space.operators.pooling_attention import PoolingAttentionOperator
 from space.presets.published import Preset, family, published
 from space.stems.convolution import ConvolutionStem
 
-
 _NORM = "layer-1e-6"
 
 

@@ -28,10 +28,16 @@ def swins() -> Iterator[Preset]:
         yield published("Swin", variant, genome, source="arXiv 2103.14030; released code")
 
 
-def swin(channels: Sequence[int], depths: Sequence[int], *, window: int = 7) -> Genome:
-    """A network of the family; `depths` are blocks of the four stages."""
+def swin(channels: Sequence[int], depths: Sequence[int], *, expansion: float = 4) -> Genome:
+    """A network of the family; `depths` are blocks of the four stages, `expansion` that of MLPs."""
     plain, shifted = (
-        Attention(region="window", context=window, fit="padded", shift=shift, position="relative")
+        Attention(
+            region="window",
+            fit="padded",
+            shift=shift,
+            position="relative",
+            expansion=expansion,
+        )
         for shift in (False, True)
     )
     return Genome(

@@ -85,9 +85,9 @@ def visformer(
 
 
 def _block(heads: int, window: int, *, shift: bool) -> tuple[Part, ...]:
-    plain = {"first_norm": "batch", "norm": "none", "bias": "none"}
+    mlp = InvertedBottleneck(context=0, first_norm="batch", norm="none", bias="none")
     if not heads:
-        return (InvertedBottleneck(expansion=2, groups=8, **plain),)
+        return (replace(mlp, expansion=2, context=3, groups=8),)
     attention = Attention(
         heads=heads, head_dim=0, qkv_bias=False, project="plain", expansion=0, norm="batch"
     )
@@ -100,4 +100,4 @@ def _block(heads: int, window: int, *, shift: bool) -> tuple[Part, ...]:
             shift=shift,
             position="relative",
         )
-    return attention, InvertedBottleneck(context=0, **plain)
+    return attention, mlp

@@ -448,6 +448,22 @@ def test_depthwise_position_stands_in_front(built):
     torch.testing.assert_close(module(x)[0], placed + linear(y, b.at("project")), **EXACT)
 
 
+def test_bypass_is_beside_the_attention(built):
+    """SPACH: x + scale(attention(norm(x))) + depthwise 3x3 of x."""
+    site = Site(6, 6, 3, 4)
+    module, p = built(site, bypass=True, layer_scale=0.1, **HEADS)
+    x = image(site)
+    b = p.at("mixer.branch")
+    u = norm(x[0], p.at("mixer.norm"))
+    y = answers(linear(u, b.at("q")), linear(u, b.at("kv")), 2, everything(3, 4))
+    y = p["mixer.scale.weight"][:, None, None] * linear(y, b.at("project"))
+    beside = convolution(x[0], p.at("mixer.shortcut.convolution"), 1, 1)
+    torch.testing.assert_close(module(x)[0], x[0] + beside + y, **EXACT)
+    for site in (Site(6, 8, 4, 4), Site(6, 6, 4, 4, 2)):
+        with pytest.raises(ValueError, match="bypass is True, but must be False where width or"):
+            Attention(bypass=True).build(site)
+
+
 def test_values_convolved(built):
     """SMT: project(attention + depthwise 3x3 of the values)."""
     site = Site(6, 6, 3, 4)
