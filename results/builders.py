@@ -38,6 +38,7 @@ _FOLLOWS = {"stem": ("in_channels", "in_channels"), "head": ("classes", "channel
 
 MOST_PARAMETERS = 7  # of one function; beyond, parts of different widths get one each
 MOST_INNER = 4  # parameters of a function for what stands inside of parts
+LONG_LABELS = 24  # characters of all labels together
 SAVED = 300  # characters that such a function must save at least
 
 
@@ -243,13 +244,18 @@ def _name_inner(functions: Sequence[Function], used: set[str]) -> None:
 def _labels(groups: Sequence[Sequence[Placed]], trees: Mapping[Placed, Blueprint]) -> list[str]:
     """What tells groups of parts apart, in genes, places and modules: `window`, `no_context`.
 
-    One fact if that is enough, or else several; possibly too few.
+    One fact if that is enough, or else several, those that read best first; possibly too few.
     """
     if len(groups) == 1:
         return [""]
     labels: list[tuple[str, ...]] = [()] * len(groups)
-    facts = list(_facts(groups, trees))
-    for values in sorted(facts, key=lambda values: len(set(values)) < len(groups)):
+
+    def rank(words: list[str]) -> tuple[bool, bool]:
+        text = "".join(words)
+        awkward = any(letter.isdigit() for letter in text) or len(text) > LONG_LABELS
+        return len(set(words)) < len(groups), awkward
+
+    for values in sorted(_facts(groups, trees), key=rank):
         longer = [(*label, word) for label, word in zip(labels, values, strict=True)]
         if len(set(longer)) > len(set(labels)):
             labels = longer
@@ -315,7 +321,8 @@ def _word(name: str, value: Any) -> str:
         return name if value else ""
     if value in (0, None, "none"):
         return f"no_{name}"
-    word = str(value) if isinstance(value, str) else f"{name}_{value}"
+    speaks = isinstance(value, str) and len(value) > 3  # unlike "in" and "out"
+    word = value if speaks else f"{name}_{value}"
     return re.sub(r"\W+", "_", word.removeprefix("channels_")).strip("_")
 
 

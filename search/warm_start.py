@@ -2,14 +2,15 @@
 
 A published network is seldom a row of a space. Which ones a space can say is a rule: at each total
 stride (input pixels per pixel of the map) where the space has stages, the network has blocks too,
-and it has none elsewhere; and every kind of operator that it has there is a kind of one of the
-space's stages there. Stem, head, downsampling modules and operators without MACs (position tables,
-class tokens) are not looked at. A downsampling module that is an operator counts as a block where
-its stage has no others. A mixer without channel MLP (`expansion` 0) and the inverted bottleneck
-behind it count as one block of the mixer's kind.
+and it has none elsewhere; every kind of operator that it has there is a kind of one of the space's
+stages there, or of the same family; and its main kind, that of most MACs, is itself one somewhere.
+Kinds that share a word are a family, such as `axis_mlp` and `token_mlp`. Stem, head, downsampling
+modules and operators without MACs (position tables, class tokens) are not looked at. A downsampling
+module that is an operator counts as a block where its stage has no others. A mixer without channel
+MLP (`expansion` 0) and the inverted bottleneck behind it count as one block of the mixer's kind.
 
-Such a network is put onto the nearest row: kinds are kept, widths, depths and genes become the
-nearest that the space allows, and what it has no word for the first that it lists. Widths and
+Such a network is put onto the nearest row: kinds are kept where they can be, widths, depths and
+genes become the nearest that the space allows, and what it has no word for the first that it lists. Widths and
 depths are then scaled together, as in `space.scaling`, and moved one by one, until the row is at
 the budget. A network that does not come there is left out.
 """
@@ -107,12 +108,30 @@ def project(space: Space, genome: Genome) -> list[Sequence[Block]] | None:
     if set(slots) != set(have):
         return None
     found: list[Sequence[Block]] = []
+    kept: set[type[Part]] = set()
     for stride, here in slots.items():
-        allowed = {kind for slot in here for block in slot.blocks for kind in block.genes}
-        if not {type(block.part) for block in have[stride]} <= allowed:
+        allowed = [kind for slot in here for block in slot.blocks for kind in block.genes]
+        kinds = {type(block.part) for block in have[stride]}
+        if any(_nearest_kind(kind, allowed) is None for kind in kinds):
             return None
+        kept |= kinds & set(allowed)
         found += _shares(have[stride], len(here))
-    return found
+    return found if _main_kind([b for blocks in have.values() for b in blocks]) in kept else None
+
+
+def _nearest_kind(kind: type[Part], allowed: Iterable[type[Part]]) -> type[Part] | None:
+    """The kind itself where it is allowed, else the first of its family, else None."""
+    words = set(kind.kind.split("_"))
+    family = [other for other in allowed if words & set(other.kind.split("_"))]
+    return kind if kind in family else next(iter(family), None)
+
+
+def _main_kind(blocks: Sequence[Block]) -> type[Part]:
+    """The kind that has most of the blocks' MACs."""
+    macs: Counter[type[Part]] = Counter()
+    for block in blocks:
+        macs[type(block.part)] += block.macs
+    return macs.most_common(1)[0][0]
 
 
 def _blocks(genome: Genome) -> dict[int, list[Block]]:
@@ -177,7 +196,7 @@ def _row(space: Space, genome: Genome, stages: Sequence[Sequence[Block]], phi: f
     _write_part(space.stem, genome.stem, row, channels=width * BETA**phi)
     for slot, blocks in zip(space.stages, stages, strict=True):
         if len(slot.blocks) == 1:
-            blocks = _main(blocks, slot.blocks[0])
+            blocks = _alike(blocks, slot.blocks[0])
         _write(slot.channels, blocks[len(blocks) // 2].channels * BETA**phi, row)
         _write(slot.depth, len(blocks) * ALPHA**phi, row)
         if slot.downsample is not None:
@@ -189,21 +208,18 @@ def _row(space: Space, genome: Genome, stages: Sequence[Sequence[Block]], phi: f
     return row
 
 
-def _main(blocks: Sequence[Block], slot: Slot) -> Sequence[Block]:
-    """Where all blocks must be alike: those of the kind that has the most MACs."""
-    macs: Counter[type[Part]] = Counter()
-    for block in blocks:
-        macs[type(block.part)] += block.macs * (type(block.part) in slot.genes)
-    kind, _ = macs.most_common(1)[0]
+def _alike(blocks: Sequence[Block], slot: Slot) -> Sequence[Block]:
+    """Where all blocks must be alike: those of the main kind that can stand there."""
+    able = [block for block in blocks if _nearest_kind(type(block.part), slot.genes)]
+    kind = _main_kind(able or blocks)
     return [block for block in blocks if type(block.part) is kind]
 
 
 def _write_part(slot: Slot, part: Part | None, row: Codes, **instead: Value | None) -> None:
-    """The kind and the nearest genes of a part, or the first kind where a slot has not got its;
+    """The nearest kind and genes of a part, or the first kind where a slot has none near;
     `instead`, where it is not None, stands for genes of the part."""
-    kind = next(iter(slot.genes))
-    if part is not None and type(part) in slot.genes:
-        kind = type(part)
+    near = None if part is None else _nearest_kind(type(part), slot.genes)
+    kind = near or next(iter(slot.genes))
     slot.kind.write(kind, row, slot.name)
     for name, gene in slot.genes[kind].items():
         given = instead.get(name)

@@ -355,6 +355,32 @@ class RelativePosition(TablePosition):
         return self.table
 
 
+class ProductPosition(RelativePosition):
+    """The same table, looked up by two products with matrices of zeros and ones.
+
+    Source: MaxViT (Tu et al., 2022), arXiv 2204.01697, released code, for accelerators that gather
+    slowly; the products count as any others.
+    """
+
+    def forward(self, q: Tensor) -> Tensor:
+        """ValueError where the queries are not those of the map that the table was made for."""
+        if q.shape[2:] != (self.height, self.width):
+            raise ValueError(
+                f"the position table is for a map of {self.height}x{self.width}, "
+                f"not of {q.shape[2]}x{q.shape[3]}"
+            )
+        rows, columns = (self.chosen(side) for side in (self.height, self.width))
+        picked = (rows @ self.table) @ columns.mT  # (heads, H * H, W * W)
+        picked = picked.unflatten(2, (self.width, -1)).unflatten(1, (self.height, -1))
+        return picked.transpose(2, 3).flatten(3, 4).flatten(1, 2)[None]
+
+    def chosen(self, side: int) -> Tensor:
+        """(side * side, 2 * side - 1): for each query and key a one at their offset."""
+        place = torch.arange(side, device=self.table.device)
+        offsets = place[None, :] - place[:, None] + side - 1
+        return F.one_hot(offsets.flatten(), 2 * side - 1).to(self.table.dtype)
+
+
 class ResizedPosition(TablePosition):
     """The table of a square map of side `base`, resized to the offsets of this one (bilinear).
 

@@ -226,11 +226,16 @@ def weight_name(path: str, kind: type[Part], parameter: str) -> str:
 
 
 def _variants(slot: Slot, sites: list[Site]) -> Iterator[tuple[Part, Site]]:
-    """Parts and sites that together have every parameter of a position at its largest."""
+    """Parts and sites that together have every parameter of a position at its largest.
+
+    At the largest site all settings, at the others one for each set of parameters that there is.
+    """
     for kind in slot.genes:
-        settings = _settings(slot, kind)
-        yield from ((part, sites[0]) for part in settings)
-        yield from ((settings[0], site) for site in sites[1:])
+        largest: dict[frozenset[str], Part] = {}
+        for part in _settings(slot, kind):
+            largest.setdefault(frozenset(_skeleton(part, sites[0]).axes), part)
+            yield part, sites[0]
+        yield from ((part, site) for part in largest.values() for site in sites[1:])
 
 
 def positions(space: Space) -> Iterator[tuple[str, Slot, list[Site]]]:

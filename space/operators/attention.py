@@ -34,6 +34,7 @@ from space.attention_layers import (
     HaloAttention,
     HaloBlocks,
     MapAttention,
+    ProductPosition,
     QueryPosition,
     RelativePosition,
     ResizedPosition,
@@ -51,6 +52,7 @@ from space.attention_layers import (
 )
 from space.attention_scores import channel_attend, gated_attend, linear_attend
 from space.blueprint import Blueprint, blueprint
+from space.cost import Cost
 from space.genes import MAP, Part, Site, choice, number, operator, whole
 from space.layers import Block, ConvolutionNorm
 from space.settings import ACTIVATIONS, NORMS
@@ -118,8 +120,9 @@ class Attention(Part):
     these, as XCiT; "gated" with a position, as ConViT), `heads` (0: as many as fit), `head_dim`
     (0: D / heads), `value_ratio` (width of values over that of keys), `scale` (by the root of the
     width of a "head", or of D), `position` ("depthwise": 3x3, in front; tables: "relative",
-    "resized" from a map of side `base`, "offsets" by their distance, "query" times the query,
-    "scaled_query" times that over the root of head_dim, "shared" from beside the map).
+    "products" (the same, looked up by products), "resized" from a map of side `base`, "offsets" by
+    their distance, "query" times the query, "scaled_query" times that over the root of head_dim,
+    "shared" from beside the map).
     Layers: `qkv_bias`, `project` (behind, with a bias or "plain", or none), `inner_activation` (in
     front of it), `linear_norm` (`norm` behind every linear layer and not in front of all),
     `value_position` (adds a 3x3 depthwise convolution of the values), `bypass` (adds one of the
@@ -145,7 +148,15 @@ class Attention(Part):
     reduction: str = choice("depthwise", "patches", "full_patches", "row_mean")
     scoring: str = choice("softmax", "linear", "channel", "gated")
     position: str = choice(
-        "none", "depthwise", "relative", "resized", "offsets", "query", "scaled_query", "shared"
+        "none",
+        "depthwise",
+        "relative",
+        "products",
+        "resized",
+        "offsets",
+        "query",
+        "scaled_query",
+        "shared",
     )
     base: int = choice(7, 14)
     scale: str = choice("head", "width")
@@ -327,7 +338,7 @@ class Attention(Part):
             expansion=self.ratio,
             norm=self.norm,
             activation=self.activation,
-            axis=self.heads_at(middle).value_axis if self.project == "none" else None,
+            axis=self.heads_at(middle).value_axis if self.project == "none" else Grid(1, middle),
             squeeze_ratio=self.squeeze_ratio,
             shortcut=self.shortcut,
             shortcut_activation=self.shortcut_activation,
@@ -543,6 +554,14 @@ class Attention(Part):
             more = {"reduction": step} if step > 1 else {}
             more |= {"stride": stride} if stride > 1 else {}
             return _table(RelativePosition, "table", heads.count, sides, arounds, **more)
+        if self.position == "products":
+            if stride > 1:
+                raise ValueError(f"{self.kind}: position 'products' cannot have strided queries")
+            arounds = [Around(side - 1, side - 1) for side in sides]
+            (rows, columns), count = sides, heads.count
+            looked_up = cost.matmul(count, rows**2, 2 * rows - 1, 2 * columns - 1)
+            looked_up += cost.matmul(1, count * rows**2, 2 * columns - 1, columns**2)
+            return _table(ProductPosition, "table", count, sides, arounds, looked_up)
         if self.position == "resized":
             if stride > 1:
                 raise ValueError(f"{self.kind}: position 'resized' cannot have strided queries")
@@ -574,8 +593,9 @@ def _table(
     heads: int,
     sides: tuple[int, int],
     axes: Sequence[Axis],
+    products: Cost = Cost(),  # noqa: B008  (frozen)
     **keywords: int,
 ) -> Blueprint:
-    """A position table for each head, with these axes."""
-    counted = cost.parameters(heads * axes[0].size * axes[1].size)
+    """A position table for each head, with these axes; `products` that look it up."""
+    counted = cost.parameters(heads * axes[0].size * axes[1].size) + products
     return blueprint(module, heads, *sides, cost=counted, axes={name: (heads, *axes)}, **keywords)

@@ -17,8 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor, nn
+
 from space import shells, units
-from space.blueprint import Blueprint
+from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, number, operator
 from space.settings import ACTIVATIONS, NORMS
 from space.shared import (
@@ -33,6 +35,26 @@ from space.shared import (
 
 _ONLY_RESIDUAL = ("second", "first_norm", "activation_first", "bias", "layer_scale")
 _ONLY_BOTTLENECK = ("ratio", "gate", "squeeze_ratio", "shortcut", "shortcut_activation")
+
+
+class ConvolutionBranch(nn.Module):
+    """Convolution, norm and activation `between`, and a second layer of either kind."""
+
+    def __init__(
+        self,
+        convolution: nn.Module,
+        between: nn.Module | None = None,
+        pointwise: nn.Module | None = None,
+        again: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.convolution = convolution
+        self.between = between or nn.Identity()
+        self.pointwise = pointwise or nn.Identity()
+        self.again = again or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.pointwise(self.between(self.convolution(x))))
 
 
 @operator("convolution")
@@ -128,8 +150,13 @@ class Convolution(Part):
             second = units.linear(site.channels, site.channels, pixels=site.pixels, bias=self.bias)
         elif self.second == "convolution":
             second = convolution
-        return units.sequence(
-            convolution, *(between[::-1] if self.activation_first else between), second
+        between = between[::-1] if self.activation_first else between
+        return blueprint(
+            ConvolutionBranch,
+            convolution=convolution,
+            between=units.sequence(*between) if any(between) else None,
+            pointwise=second if self.second == "pointwise" else None,
+            again=second if self.second == "convolution" else None,
         )
 
     def _convolution(self, site: Site, *, bias: bool) -> Blueprint:

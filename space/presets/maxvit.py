@@ -46,7 +46,7 @@ def maxvit(stem: int, channels: Sequence[int], depths: Sequence[int], *, window:
             region=region,
             context=window,
             fit="padded",
-            position="relative",
+            position="products",
             activation=activation,
         )
         for region in ("window", "grid")

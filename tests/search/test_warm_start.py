@@ -17,6 +17,7 @@ from space.budget import Budget
 from space.cost_table import CostTable
 from space.downsampling.strided_convolution import StridedConvolution
 from space.files import make_space
+from space.genes import lookup
 from space.genome import Genome, Stage
 from space.heads.pooled import PooledHead
 from space.operators.inverted_bottleneck import InvertedBottleneck
@@ -232,6 +233,28 @@ def test_a_kind_that_the_space_lacks(table):
     assert project(space, PLAIN) is not None
     assert project(space, FOCAL) is None
     assert project(space, network(stage(72, [InvertedBottleneck(), Modulation()]))) is None
+
+
+def with_operators(*stages):
+    """The space with other operators, one dictionary for each stage."""
+    entries = [{**entry, "operators": o} for entry, o in zip(SPACE["stages"], stages, strict=True)]
+    return make_space({**SPACE, "stages": entries})
+
+
+def test_a_kind_may_become_another_of_its_family():
+    """Where a stage has not got it; but the main kind must be somewhere."""
+    axis, token = lookup("operator", "axis_mlp"), lookup("operator", "token_mlp")
+    genome = network(
+        stages=(stage(40, [axis(expansion=3)] * 2), stage(72, [axis(expansion=3)] * 3))
+    )
+    values = {"expansion": [2, 3, 4]}
+    mixed = with_operators({"axis_mlp": values}, {"axis_mlp": values}, {"token_mlp": values})
+    proposals = Proposals(mixed, CostTable(mixed), Budget.parse("200MFLOPs"))
+    found = mixed.decode(nearest_row(proposals, genome))
+    assert [type(made.blocks[0]) for made in found.stages] == [axis, axis, token]
+    assert {made.blocks[0].expansion for made in found.stages} == {3}
+    lost = with_operators(*[{"token_mlp": values}] * 3)
+    assert project(lost, genome) is None
 
 
 def test_blocks_of_their_own(table):

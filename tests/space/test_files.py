@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from space.genes import registered
 from space.files import FOLDER, load_space, make_space, read_definition, shipped_spaces
+from space.genes import registered
 
 MINIMAL = {
     "name": "minimal",
@@ -171,7 +171,9 @@ def test_operators_that_cannot_stand_at_a_door(tmp_path):
         path.write_text(yaml.safe_dump(definition))
         return load_space(str(path)).size
 
-    with pytest.raises(ValueError, match=r"stages\.0 .* modulation keeps its width, but 8 .* and 16"):
+    with pytest.raises(
+        ValueError, match=r"stages\.0 .* modulation keeps its width, but 8 .* and 16"
+    ):
         size()
     with pytest.raises(ValueError, match="stride is 2, but must be 1 without a downsampling"):
         size(stride=2)

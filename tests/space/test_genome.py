@@ -7,8 +7,6 @@ import json
 
 import pytest
 import torch
-from space.operators.embedding import Embedding
-from space.operators.modulation import Modulation
 
 from space.downsampling.local import LocalDsm
 from space.downsampling.strided_convolution import StridedConvolution
@@ -16,7 +14,9 @@ from space.genes import CATEGORIES, lookup, registered
 from space.genome import Genome, Stage
 from space.heads.pooled import PooledHead
 from space.network import build
+from space.operators.embedding import Embedding
 from space.operators.inverted_bottleneck import InvertedBottleneck
+from space.operators.modulation import Modulation
 from space.presets import presets
 from space.stems.convolution import ConvolutionStem
 

@@ -114,6 +114,8 @@ def test_every_parameter_learns_and_nothing_is_nan(placed_part, randomise):
     y = module(inputs(site, 2))
     check_output(y, part, site, 2)
     assert all(t.isfinite().all() for t in maps(y))
+    if not list(module.parameters()):
+        return
     sum((t * torch.randn_like(t)).sum() for t in maps(y)).backward()
     for name, parameter in module.named_parameters():
         if "unused_norm" in name:
@@ -135,7 +137,7 @@ def test_images_do_not_affect_one_another(placed_part, randomise):
     module = randomise(part.build(site)).double()
     x = inputs(site, 3, dtype=torch.float64)
     with torch.no_grad():
-        together = maps(module(x))
+        together = tuple(tensor.clone() for tensor in maps(module(x)))
         alone = [maps(module(picked(x, slice(i, i + 1)))) for i in range(3)]
         for whole, *each in zip(together, *alone, strict=True):
             torch.testing.assert_close(whole, torch.cat(each), atol=1e-9, rtol=1e-9)

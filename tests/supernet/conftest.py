@@ -14,7 +14,7 @@ import torch
 from placements import genes_of, made, settings, stands, values_of
 
 from space.files import make_space
-from space.genes import Part, Site, gene_choices, registered
+from space.genes import MAP, Part, Site, gene_choices, registered
 from space.search_space import Space
 from supernet.network import Supernet
 
@@ -53,7 +53,9 @@ def fits(kind: type[Part], genes: Mapping[str, Sequence[Any]]) -> bool:
     """Whether every combination of the values can stand wherever the host has it."""
     for values in product(*genes.values()):
         part = made(kind, **dict(zip(genes, values, strict=True)))
-        if part is None or not all(stands(part, site) for site in stand(part.category)):
+        if part is None or not all(
+            stands(part, site) and part.gives(site) == MAP for site in stand(part.category)
+        ):
             return False
     return True
 

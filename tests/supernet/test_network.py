@@ -162,17 +162,24 @@ def test_the_seed_decides_the_weights(small_space):
 
 
 def test_weights_start_as_those_of_the_networks(unified):
-    """Constants as they are; random ones with about the same deviation. Fresh weights: another
-    test has changed those of the fixture."""
+    """Constants as they are; random ones with about the same deviation where they are taken whole
+    (how a convolution starts depends on its inputs). Fresh weights: another test has changed those
+    of the fixture."""
     supernet = Supernet(unified.space, seed=1)
     genome = genomes(unified.space, 0)[0]
     torch.manual_seed(1)
     fresh = build(genome).state_dict()
+    whole = {
+        f"{placed.path}.{name}"
+        for placed in genome.parts()
+        for name, (_, cut) in supernet.prepare(placed).cuts.items()
+        if not cut.steps
+    }
     for name, weight in supernet.state_of(genome).items():
         expected = fresh[name]
         if expected.min() == expected.max():
             assert torch.equal(weight, expected), name
-        elif weight.numel() > 500:
+        elif weight.numel() > 500 and name in whole:
             assert weight.std() == pytest.approx(expected.std().item(), rel=0.25), name
 
 

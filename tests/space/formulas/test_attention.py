@@ -183,6 +183,16 @@ def test_a_window_as_large_as_the_map_does_not_shift(built):
     torch.testing.assert_close(one(x), other(x), **EXACT)
 
 
+@pytest.mark.parametrize("region", ["global", "window"])
+def test_a_table_looked_up_by_products(built, region):
+    site = Site(6, 6, 5, 4)
+    one, _ = built(site, position="relative", region=region, context=3, **HEADS)
+    other, _ = built(site, position="products", region=region, context=3, **HEADS)
+    other.load_state_dict(one.state_dict())
+    x = image(site)
+    torch.testing.assert_close(one(x), other(x), **EXACT)
+
+
 @pytest.mark.parametrize(("fit", "down", "across"), [("even", 2, 2), ("padded", 2, 2)])
 def test_grid(built, fit, down, across):
     """7 x 10 pixels in groups of at most 5 x 5, whose pixels stand 2 apart."""

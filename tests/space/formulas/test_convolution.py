@@ -30,29 +30,35 @@ NEXT_VIT = {
 
 
 def position_code(x, p):
-    return x + convolution(x, p.at("branch"), groups=6)
+    return x + convolution(x, p.at("branch", "convolution"), groups=6)
 
 
 def convolutional_attention(x, p):
-    y = convolution(x, p.at("branch", 0), groups=2, bias=False)
-    return x + linear(relu(batch(y, p.at("branch", 1))), p.at("branch", 3), bias=False)
+    branch = p.at("branch")
+    y = convolution(x, branch.at("convolution"), groups=2, bias=False)
+    y = relu(batch(y, branch.at("between", 0)))
+    return x + linear(y, branch.at("pointwise"), bias=False)
 
 
 def local_concentration(x, p):
-    y = convolution(norm(x, p.at("norm"), "layer"), p.at("branch", 0), groups=6)
-    return x + convolution(batch(gelu(y), p.at("branch", 2)), p.at("branch", 3), groups=6)
+    branch = p.at("branch")
+    y = convolution(norm(x, p.at("norm"), "layer"), branch.at("convolution"), groups=6)
+    return x + convolution(batch(gelu(y), branch.at("between", 1)), branch.at("again"), groups=6)
 
 
 def by_default(x, p):
     """A depthwise and a pointwise convolution, and an MLP."""
     mixer = p.at("mixer")
-    y = convolution(norm(x, mixer.at("norm"), "layer"), mixer.at("branch", 0), groups=6)
-    return mlp_behind(x + linear(gelu(y), mixer.at("branch", 3)), p.at("mlp"), gelu, "layer")
+    branch = mixer.at("branch")
+    y = convolution(norm(x, mixer.at("norm"), "layer"), branch.at("convolution"), groups=6)
+    y = linear(gelu(y), branch.at("pointwise"))
+    return mlp_behind(x + y, p.at("mlp"), gelu, "layer")
 
 
 def scaled(x, p):
     mixer = p.at("mixer")
-    y = convolution(norm(x, mixer.at("norm"), "group"), mixer.at("branch", 0))
+    branch = mixer.at("branch", "convolution")
+    y = convolution(norm(x, mixer.at("norm"), "group"), branch)
     y = x + relu(y) * mixer["scale.weight"][:, None, None]
     return mlp_behind(y, p.at("mlp"), relu, "group")
 
