@@ -589,7 +589,8 @@ def show_plan(
 def _starts_text(names: Sequence[str]) -> str:
     if not names:
         return "Warm start: this space has none of the published networks at this budget."
-    return f"Warm start with {len(names)} published networks: {', '.join(names)}."
+    networks = "1 published network" if len(names) == 1 else f"{len(names)} published networks"
+    return f"Warm start with {networks}: {', '.join(names)}."
 
 
 def describe_budget(budget: Budget) -> str:

@@ -367,8 +367,8 @@ PAIRS = (
         preset="maxvit_t",
         timm="maxvit_tiny_tf_224",
         options={"conv_padding": ""},
-        note="the released weights want TensorFlow's padding, which ours does not have: "
-        "where the stride is 2, maps are a pixel off",
+        note="ours pads all around; timm pads as TensorFlow where not told otherwise, and so do "
+        "the released weights: at stride 2 one pixel behind the map, none in front of it",
     ),
     Pair(family="Next-ViT", preset="next_vit_s", timm="nextvit_small"),
     Pair(family="LeViT", preset="levit_128s", timm="levit_128s", fast=True),
@@ -465,9 +465,8 @@ def compared(pair: Pair, genome: Genome | None = None, seed: int = SEED) -> dict
 
 def document(result: Mapping[str, Any]) -> str:
     """The page in docs/."""
-    titles = "Family Preset timm Parameters Pixels Largest_logit Float32 Float64 Note".split()
     lines = [
-        f"| {' | '.join(titles).replace('_', ' ')} |",
+        "| Family | Preset | timm | Parameters | Pixels | Largest logit | float32 | float64 | |",
         "|---|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for row in result["networks"]:
@@ -479,8 +478,10 @@ def document(result: Mapping[str, Any]) -> str:
             f"{row['params']:,}",
             str(row["resolution"]),
             f"{row['largest_logit']:.1f}",
-            f"{row['max_abs_float32']:.0e}",
-            f"{row['max_abs_float64']:.0e}",
+            *(
+                f"{row[key]:.1e}" if row[key] else "0"
+                for key in ("max_abs_float32", "max_abs_float64")
+            ),
             row["note"],
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -492,8 +493,8 @@ def document(result: Mapping[str, Any]) -> str:
 The presets of {families} families that [timm](https://github.com/huggingface/pytorch-image-models)
 has too, against timm's networks: random weights are copied from these, and both see the same two
 images, in evaluation mode. The table has the largest difference of any logit. In float32 it must
-not pass {TOLERANCE:.0e}; in float64, where little rounding is left and even another epsilon in a
-norm shows, {ROUNDING:.0e}.
+not pass {TOLERANCE:g}; in float64, where little rounding is left and even another epsilon in a
+norm shows, {ROUNDING:g}.
 
 Scales, biases, position tables, layer scales and running statistics are random as well, so that no
 zero or one of a fresh network hides a difference. Counts of parameters alone would not tell a wrong

@@ -38,8 +38,8 @@ _FOLLOWS = {"stem": ("in_channels", "in_channels"), "head": ("classes", "channel
 
 MOST_PARAMETERS = 7  # of one function; beyond, parts of different widths get one each
 MOST_INNER = 4  # parameters of a function for what stands inside of parts
-LONG_LABELS = 24  # characters of all labels together
 SAVED = 300  # characters that such a function must save at least
+LONG_LABELS = 24  # characters of all labels of a kind; longer ones are a second choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ def builders_of(blueprints: Mapping[Placed, Blueprint], taken: Collection[str]) 
     trees, inner = _share(trees, taken)
     used = set(taken)
     _name_inner(inner, used)
+    taken = set(used)  # a parameter must not hide a function that is called beside it
     functions: list[tuple[Function, str]] = []
     calls: dict[str, Blueprint] = {}
     for kind in _by(trees, _kind):
@@ -233,11 +234,12 @@ def _name(placed: Placed, label: str) -> str:
 
 def _name_inner(functions: Sequence[Function], used: set[str]) -> None:
     """Names after the class of what they build, and what only some of it has."""
+    parameters = {name for function in functions for name in function.parameters}
     for function in functions:
         cls = function.tree.module
         others = [set(other.tree.keywords) for other in functions if other.tree.module is cls]
         special = [name for name in function.tree.keywords if name not in set.intersection(*others)]
-        function.name = free("_".join([*_words(cls.__name__), *special]), used)
+        function.name = free("_".join([*_words(cls.__name__), *special]), used | parameters)
         used.add(function.name)
 
 

@@ -10,9 +10,9 @@ module that is an operator counts as a block where its stage has no others. A mi
 MLP (`expansion` 0) and the inverted bottleneck behind it count as one block of the mixer's kind.
 
 Such a network is put onto the nearest row: kinds are kept where they can be, widths, depths and
-genes become the nearest that the space allows, and what it has no word for the first that it lists. Widths and
-depths are then scaled together, as in `space.scaling`, and moved one by one, until the row is at
-the budget. A network that does not come there is left out.
+genes become the nearest that the space allows, and what it has no word for the first that it
+lists. Widths and depths are then scaled together, as in `space.scaling`, and moved one by one,
+until the row is at the budget. A network that does not come there is left out.
 """
 
 from __future__ import annotations

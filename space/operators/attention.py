@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -551,7 +551,7 @@ class Attention(Part):
             step = self.kv_reduction
             spans = [(TablePosition.span(s, stride), TablePosition.span(s, step)) for s in sides]
             arounds = [Around(before=one - 1, after=two - 1) for one, two in spans]
-            more = {"reduction": step} if step > 1 else {}
+            more: dict[str, Any] = {"reduction": step} if step > 1 else {}
             more |= {"stride": stride} if stride > 1 else {}
             return _table(RelativePosition, "table", heads.count, sides, arounds, **more)
         if self.position == "products":

@@ -62,7 +62,8 @@ class ColumnLevel(nn.Module):
 
     def factor(self) -> Tensor:
         """alpha, held at |alpha| >= 1e-3; its gradient is that of alpha."""
-        held = torch.copysign(self.alpha.abs().clamp(min=1e-3), self.alpha)
+        size = self.alpha.abs().clamp(min=1e-3)
+        held = torch.where(self.alpha < 0, -size, size)  # ONNX has no copysign
         return (self.alpha + (held - self.alpha).detach())[:, None, None]
 
 

@@ -98,7 +98,7 @@ def spach(
 
 
 def _mixers(heads: int) -> dict[str, Part]:
-    beside = {"bypass": True, "expansion": 0, "layer_scale": 1e-4, "norm": _NORM}
+    beside: dict[str, Any] = {"bypass": True, "expansion": 0, "layer_scale": 1e-4, "norm": _NORM}
     return {
         "conv": Convolution(activation="none", second="none", first_norm="none", expansion=0),
         "attn": Attention(heads=heads, head_dim=0, **beside),

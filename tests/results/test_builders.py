@@ -3,15 +3,18 @@ that every call gives back the tree that it was made from."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 from torch import nn
 
 from results.builders import builders_of
 from results.layout import flat
-from results.trees import Function, Run, Term, Terms, key, skeleton, with_runs
+from results.trees import Function, Run, Term, Terms, key, parts_of, skeleton, with_runs
 from results.writing import Writer
 from space import Genome, Stage, registered
 from space.blueprint import Blueprint, blueprint
+from space.genes import Part, Site
 
 
 class Toy(nn.Module):
@@ -174,6 +177,29 @@ def test_every_call_gives_back_its_blueprint(blocks):
     assert len({function.name for function, _ in builders.functions}) == len(builders.functions)
     for placed, tree in blueprints.items():
         assert key(opened(builders.calls[placed.path])) == key(tree), placed.path
+
+
+@dataclass(frozen=True, slots=True)
+class Hiding(Part):
+    """Has an argument `inner` that differs, and modules `Inner` that get a function."""
+
+    category = "operator"
+    kind = "hiding"
+
+    def blueprint(self, site: Site) -> Blueprint:
+        long = {f"an_argument_with_a_long_name_{letter}": 1.5 for letter in "abcd"}
+        child = blueprint(Inner, site.channels, **long)
+        return blueprint(Outer, inner=site.height + 100, x=child, y=child, z=child)
+
+
+def test_a_parameter_never_hides_a_function_that_is_called_beside_it():
+    """Here both would be called `inner`."""
+    blueprints = parts(Hiding())
+    functions = [function for function, _ in builders_of(blueprints, ()).functions]
+    (hiding,) = (function for function in functions if function.name == "hiding")
+    called = {tree.module.name for tree in parts_of(hiding.tree) if isinstance(tree, Blueprint)}
+    assert called == {"inner"}
+    assert called.isdisjoint(hiding.parameters)
 
 
 def test_functions_are_named_after_what_tells_them_apart():

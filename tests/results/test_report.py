@@ -340,6 +340,56 @@ def test_comparison_shows_the_nearest_published_networks():
     assert (top1["near"], top1["nearer"], top1["small"]) == (0.81, 0.705, None)
 
 
+@pytest.mark.parametrize("target", ["macs", "params"])
+def test_published_networks_within_a_fifth_of_the_budget_are_near(target):
+    shares = [0.79, 0.81, 0.9, 1.0, 1.19, 1.21, 3.0]
+    presets = [
+        {"name": f"{share:g}", "macs": 10**9, "params": 10**6, "top1": None}
+        | {"resolution": 224, "source": "", target: round(10**7 * share)}
+        for share in shares
+    ]
+    run = make_run(presets=presets, best=None, budget={target: 10**7, "text": "10M"})
+    entries = report._comparison(run, None)["entries"]
+    assert [entry["name"] for entry in entries] == ["0.81", "0.9", "1", "1.19"]
+    run = replace(run, budget={"text": ""})
+    assert len(report._comparison(run, None)["entries"]) == len(shares)  # no budget: all
+
+
+def test_chart_of_published_networks_holds_all_and_the_front(tmp_path):
+    run = make_run(budget={"macs": BUDGET, "params": 10**6, "text": "two limits"})
+    page = write(tmp_path, run)
+    networks = page.charts["data"]["networks"]
+    places = {network["name"]: network["place"] for network in networks}
+    assert {name: places[name] for name in ("near", "nearer", "small", "far")} == {
+        "near": "near",
+        "nearer": "near",
+        "small": "near",
+        "far": "far",
+    }
+    found = {network["digest"]: network for network in networks if "digest" in network}
+    assert set(found) == {*run.front, run.best}
+    for row in run.rows:
+        if row.digest in found:
+            network = found[row.digest]
+            assert (network["gmacs"], network["mparams"]) == (row.macs / 1e9, row.params / 1e6)
+            assert network["top1"] == "not trained yet"
+    assert next(n for n in networks if n["name"] == "near")["top1"] == "81.0 %"
+    assert page.charts["data"]["limits"] == [{"gmacs": BUDGET / 1e9}, {"mparams": 1.0}]
+    assert "Published accuracy cannot be compared with the scores of this search" in page.text
+
+
+def test_candidates_made_of_published_networks_are_named(tmp_path):
+    rows = list(make_run().rows)
+    rows[2] = replace(rows[2], origin="preset:convnext_t", reward=2.0)
+    rows[3] = replace(rows[3], origin=f"preset:{EVIL}")
+    page = write(tmp_path, make_run(rows=rows, best=rows[2].digest))
+    assert "after convnext_t" in page.text
+    assert "made of the published convnext_t" in page.text
+    origins = [point["origin"] for point in page.charts["data"]["candidates"]]
+    assert set(origins) == {"evolution", "published network"}
+    assert origins[2] == origins[3] == "published network"
+
+
 def test_comparison_does_not_claim_an_accuracy(tmp_path):
     run = make_run()
     best = next(row for row in run.rows if row.digest == run.best)
