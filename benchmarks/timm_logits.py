@@ -125,7 +125,11 @@ def layers_of(network: nn.Module, side: int) -> list[Layer]:
 @torch.no_grad()
 def randomise(network: nn.Module, layers: Sequence[Layer], images: Tensor, seed: int) -> None:
     """Weights that keep the size of their inputs, norms and scales away from one and zero, and
-    running statistics near those of `images`."""
+    running statistics of the size that `images` make.
+
+    A norm that starts at zero closes a residual branch and stays small, and running means do not
+    take away what all pixels have in common: else a deep network blows rounding up a thousandfold.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tensor: Tensor, mean: Any, deviation: Any) -> None:
@@ -151,8 +155,8 @@ def randomise(network: nn.Module, layers: Sequence[Layer], images: Tensor, seed:
     def settle(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         size = inputs[0].transpose(0, 1).flatten(1).square().mean(1)
         size = size + 0.1 * size.mean()
-        normal(norm.running_mean, 0, 0.2 * size.sqrt())
-        normal(norm.running_var, size, 0.1 * size)
+        normal(norm.get_buffer("running_mean"), 0, 0.2 * size.sqrt())
+        normal(norm.get_buffer("running_var"), size, 0.1 * size)
 
     hooks = [norm.register_forward_pre_hook(settle) for norm in norms]
     # Position tables that a network keeps in eval mode are forgotten when it trains.

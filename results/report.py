@@ -261,8 +261,8 @@ def _comparison(run: Run, best: Row | None) -> dict[str, Any]:
     presets = list(run.presets)
     if centre:
         presets.sort(key=lambda preset: abs(math.log(preset[target] / centre)))
-        close = [p for p in presets if abs(p[target] / centre - 1) <= NEAR]
-        presets = presets[: max(FEWEST, len(close))]
+        close = [preset for preset in presets if abs(preset[target] / centre - 1) <= NEAR]
+        presets = close if len(close) >= FEWEST else presets[:FEWEST]
     entries = [
         {
             "name": preset["name"],

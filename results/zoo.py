@@ -32,6 +32,10 @@ MACS_TOLERANCE = 1e-3  # of a reference count, which is kept in 1e9 MACs and rou
 # Figures that are not counts of the network as its authors define it, and why: preset -> figure
 # ("published parameters", "reference parameters" or "reference MACs") -> reason.
 EXCEPTIONS: Mapping[str, Mapping[str, str]] = {
+    "cmt_s": {
+        "published parameters": "the size printed for S is not that of the released code, with "
+        "which its MACs and the sizes printed for Ti, XS and B agree",
+    },
     "fcvit_s12_called_b12_in_the_repo": {
         "published parameters": "all sizes printed for this family are 4 to 5% below counts of "
         "its released code (tiny, S24, S48); the printed MACs agree with it",

@@ -9,6 +9,7 @@ convolutions whatever the others have.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from space.downsampling.strided_convolution import StridedConvolution
 from space.genes import Part
