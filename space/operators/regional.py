@@ -72,7 +72,8 @@ class RegionalBlock(nn.Module):
             return bias
         real = self.windows.cut(torch.ones_like(x[:1, :1])).flatten(2)
         outside = F.pad(real, (1, 0), value=1.0)[:, :, None] == 0
-        return bias.masked_fill(outside, -torch.inf).repeat(len(pixels) // len(real), 1, 1, 1)
+        images = pixels.shape[0] // real.shape[0]  # len() would fix the number in a trace
+        return bias.masked_fill(outside, -torch.inf).repeat(images, 1, 1, 1)
 
 
 def again(cost: Cost) -> Cost:

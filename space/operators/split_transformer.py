@@ -24,7 +24,15 @@ from space.downsampling.pooled_projection import PooledProjection
 from space.genes import Part, Site, choice, number, operator
 from space.layers import Residual
 from space.settings import ACTIVATIONS, NORMS
-from space.shared import CONTEXTS, EXPANSIONS, HEAD_DIMS, groups_of, heads_of
+from space.shared import (
+    CONTEXTS,
+    EXPANSIONS,
+    HEAD_DIMS,
+    LAYER_SCALES,
+    groups_of,
+    heads_of,
+    same_width,
+)
 from space.slicing import Grid, Parts
 
 
@@ -59,7 +67,8 @@ class SplitTransformer(Part):
     """Genes: `share` (of the width that is attended, rounded to a multiple of `head_dim`),
     `head_dim`, `reduction` (the square of it is the number of pixels whose mean is one key),
     `context` (side of the filter, pixels), `group_width` (its channels in a group, 1 for depthwise,
-    0 for all), `expansion` (of the MLP, 0 for none), `norm`, `activation`."""
+    0 for all), `expansion` (of the MLP, 0 for none), `norm`, `activation`,
+    `layer_scale` (makes the whole the branch of a residual: its start, or None as published)."""
 
     share: float = number(0.1, 0.9, default=0.75, examples=(0.5, 0.75))
     head_dim: int = choice(*HEAD_DIMS, default=32)
@@ -69,6 +78,7 @@ class SplitTransformer(Part):
     expansion: int = choice(*EXPANSIONS, default=2)
     norm: str = choice(*NORMS)
     activation: str = choice(*ACTIVATIONS, default="relu")
+    layer_scale: float | None = choice(*LAYER_SCALES)
 
     def attended(self, site: Site) -> int:
         """Channels that are attended; ValueError where nothing would be left to convolve."""
@@ -84,20 +94,24 @@ class SplitTransformer(Part):
     def blueprint(self, site: Site) -> Blueprint:
         channels = self.attended(site)
         rest, pixels = site.channels - channels, site.out_pixels
-        children: dict[str, Any] = {
-            "embed": self._embed(site, channels),
-            "attention": units.residual(
+        whole = blueprint(
+            SplitTransformerModule,
+            embed=self._embed(site, channels),
+            attention=units.residual(
                 channels, self._attention(channels, pixels), norm_name=self.norm, scale=None
             ),
-            "split": units.sequence(
+            split=units.sequence(
                 units.linear(channels, rest, pixels=pixels, bias=False),
                 units.norm(self.norm, rest),
             ),
-            "convolution": blueprint(Residual, branch=self._convolution(rest, pixels)),
-            "mlp": self._mlp(channels, rest, pixels) if self.expansion else None,
-        }
-        kept = {name: child for name, child in children.items() if child is not None}
-        return blueprint(SplitTransformerModule, **kept)
+            convolution=blueprint(Residual, branch=self._convolution(rest, pixels)),
+            mlp=self._mlp(channels, rest, pixels) if self.expansion else None,
+        )
+        if self.layer_scale is None:
+            return whole
+        same_width(self, site)
+        scale = units.layer_scale(site.channels, self.layer_scale)
+        return blueprint(Residual, branch=whole, scale=scale)
 
     def _embed(self, site: Site, channels: int) -> Blueprint | None:
         if site.in_channels == channels and site.stride == 1:
@@ -147,6 +161,4 @@ class SplitTransformer(Part):
             units.linear(hidden, width, pixels=pixels, output_axis=axis),
         )
         norm = units.norm(self.norm, width, axis)
-        if norm is None:
-            return blueprint(Residual, branch=layers)
         return blueprint(Residual, branch=layers, norm=norm)
