@@ -19,9 +19,9 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from results.repeats import repeats
 from space.genes import Part, part_to_json, registered
 from space.genome import Genome, Placed
+from space.repeats import spans
 
 SKY, BLUE, GREEN, YELLOW = "#56b4e9", "#0072b2", "#009e73", "#f0e442"
 ORANGE, VERMILION, PURPLE, GREY = "#e69f00", "#d55e00", "#cc79a7", "#999999"
@@ -109,7 +109,7 @@ def stage_operators(stage: Mapping[str, Any]) -> str:
     """`IB×3`, `IB×2+GA×1` or `(At+IB)×6`: the blocks of a stage of `Genome.to_json()`, in order."""
     kinds = [block["kind"] for block in stage["blocks"]]
     said, start = [], 0
-    for length, times in repeats(kinds):
+    for length, times in spans(kinds):
         pattern = "+".join(short_label(kind) for kind in kinds[start : start + length])
         said.append(f"({pattern})×{times}" if length > 1 else f"{pattern}×{times}")
         start += length * times
@@ -161,7 +161,7 @@ def patterns(genome: Genome) -> Iterator[list[list[Placed]]]:
     """The runs, those together whose blocks repeat together: one, or several of equal length."""
     for _, scope in groupby(genome.parts(), key=lambda placed: placed.path.rpartition(".")[0]):
         parts, start = list(scope), 0
-        for length, times in repeats([placed.part for placed in parts]):
+        for length, times in spans([placed.part for placed in parts]):
             end = start + length * times
             yield [parts[start + i : end : length] for i in range(length)]
             start = end

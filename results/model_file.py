@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from results.builders import Builders, builders_of
 from results.layout import LINE_LENGTH, Comprehension, Group, Node, flat, lines, with_prefix
-from results.repeats import repeats
 from results.source import Collected, Import, check_names, collect, docstring_of
 from results.writing import Writer, classes_in
 from space.blueprint import Blueprint
 from space.genome import Genome, Placed
 from space.network import Network, Stage
+from space.repeats import spans
 
 # Names of model.py itself; a class or constant of a part gives way to them.
 RESERVED = (
@@ -231,12 +231,12 @@ def _stages(genome: Genome, calls: Mapping[str, Group], collected: Collected) ->
 
 def _blocks(calls: Sequence[Group]) -> Node:
     """A list of calls; each gives a module of its own, however often its line is run."""
-    runs = list(repeats([flat(call) for call in calls]))
-    if len(runs) == 1 and runs[0][1] > 1:
-        return _repeated(calls[: runs[0][0]], runs[0][1], "[", "]")
+    found = list(spans([flat(call) for call in calls]))
+    if len(found) == 1 and found[0][1] > 1:
+        return _repeated(calls[: found[0][0]], found[0][1], "[", "]")
     items: list[Node] = []
     start = 0
-    for length, times in runs:
+    for length, times in found:
         given = calls[start : start + length]
         items += [_repeated(given, times, "*(", ")")] if times > 1 else given
         start += length * times

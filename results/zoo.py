@@ -20,7 +20,7 @@ from space.genome import Genome, Placed
 from space.network import build
 from space.presets import Preset, presets
 from space.presets.published import figures
-from space.scaling import repeats
+from space.repeats import repeats
 
 KINDS = ("convolution", "attention", "hybrid", "mlp", "modulation", "macro")
 PAGE = "docs/zoo.md"

@@ -299,7 +299,12 @@ def part_to_json(part: Part, *, brief: bool = False) -> dict[str, Any]:
     if brief:
         usual = {gene.name: gene.default for gene in fields(part)}  # type: ignore[arg-type]
         values = {name: value for name, value in values.items() if value != usual[name]}
-    return {"kind": part.kind, **values}
+    return {"kind": part.kind, **{name: _listed(value) for name, value in values.items()}}
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, which is what JSON gives back."""
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
 def part_from_json(category: str, data: Mapping[str, Any]) -> Part:

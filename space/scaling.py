@@ -21,16 +21,17 @@ What grows:
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from space.budget import Budget, quantity
 from space.cost import Cost
 from space.genes import Part, Site, gene_choices, is_allowed
 from space.genome import Genome, Stage
+from space.repeats import repeats
 
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15  # of depth, width and resolution
 TOLERANCE = 0.02  # of a target
@@ -42,33 +43,6 @@ _SPREAD, _STEP = 3.0, 0.05  # of phi around what doubling promises
 _SIDES = 2  # resolutions that are tried for each phi
 _TUNED = 12  # of the networks that come nearest by rounding
 _MOVES = 40  # of single sizes for each of these
-
-T = TypeVar("T", bound=Hashable)
-
-
-def repeats(chain: Sequence[T]) -> list[tuple[tuple[T, ...], int]]:
-    """A chain as (unit, times), one behind the other: the way that names the fewest members, and
-    of several such ways one with the fewest units. `abcabcd` is `(abc, 2), (d, 1)`."""
-    places: dict[T, int] = {}
-    names = [places.setdefault(member, len(places)) for member in chain]  # quick to compare
-    best: list[tuple[int, int, int, int]] = [(0, 0, 0, 0)]  # named, units, start, length of a unit
-    for stop in range(1, len(names) + 1):
-        ways = []
-        for length in range(1, stop + 1):
-            unit, start = names[stop - length : stop], stop - length
-            while True:
-                named, units, *_ = best[start]
-                ways.append((named + length, units + 1, start, length))
-                if start < length or names[start - length : start] != unit:
-                    break
-                start -= length
-        best.append(min(ways))
-    found, stop = [], len(names)
-    while stop:
-        _, _, start, length = best[stop]
-        found.append((tuple(chain[start : start + length]), (stop - start) // length))
-        stop = start
-    return found[::-1]
 
 
 @dataclass(frozen=True, slots=True)

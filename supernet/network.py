@@ -54,8 +54,8 @@ class Supernet:
     """Shared weights of the networks of `space`.
 
     `weights` maps `"<position>.<kind>.<parameter>"` to a leaf tensor, for instance
-    `"stages.2.blocks.0.attention.mixer.branch.q.weight"`; a pool takes the place of the kind where a
-    part names one (`Part.pools`). The same seed gives the same weights.
+    `"stages.2.blocks.0.attention.mixer.branch.q.weight"`; a pool takes the place of the kind where
+    a part names one (`Part.pools`). The same seed gives the same weights.
     """
 
     def __init__(self, space: Space, *, seed: int = 0, device: torch.device | str = "cpu"):

@@ -47,13 +47,13 @@ WIDE = {
             "context": [3, 5, 7],
             "squeeze_excite": [False, True],
         },
-        "modulation": {"expansion": [1, 2, 4], "context": [3, 7]},
+        "attention": {"expansion": [1, 2, 4], "context": [3, 7], "region": ["window"]},
     },
     "stages": [
         {
             "channels": [16 * k, 24 * k, 32 * k],
             "depth": [1, 2, 3],
-            "operators": ["inverted_bottleneck", "modulation"],
+            "operators": ["inverted_bottleneck", "attention"],
         }
         for k in (1, 2, 4)
     ],

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from results.zoo import EXCEPTIONS
 from space.genome import Genome
 from space.network import build
 from space.presets import preset, presets
@@ -38,7 +39,7 @@ def test_counts_of_the_reference_code(system):
         cost = found.genome.cost()
         if found.params is not None:
             assert cost.params == found.params, found.name
-        elif found.published_params_m is not None and found.name not in OTHER_DEFINITION:
+        elif found.published_params_m is not None and found.name not in EXCEPTIONS:
             assert cost.params / 1e6 == pytest.approx(found.published_params_m, rel=0.03), (
                 found.name
             )
@@ -46,13 +47,6 @@ def test_counts_of_the_reference_code(system):
             assert cost.macs / 1e9 == pytest.approx(found.gmacs, rel=1e-3), found.name
         elif found.published_gmacs is not None:
             assert cost.macs / 1e9 == pytest.approx(found.published_gmacs, rel=0.05), found.name
-
-
-# Published sizes that are not a count of the published network, and why.
-OTHER_DEFINITION = {
-    "fcvit_s12_called_b12_in_the_repo": "printed in units of 2**20 parameters",
-    "cmt_s": "the printed 25.14 M is not that of the released code, 26,256,160",
-}
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -1,7 +1,5 @@
 """Members of a family cost what was asked for, can be built, and keep the design."""
 
-import random
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,7 +11,7 @@ from space.heads.pooled import PooledHead
 from space.network import build
 from space.operators.inverted_bottleneck import InvertedBottleneck
 from space.presets import preset
-from space.scaling import ALPHA, BETA, GAMMA, TOLERANCE, repeats, scale
+from space.scaling import ALPHA, BETA, GAMMA, TOLERANCE, scale
 from space.stems.convolution import ConvolutionStem
 
 TARGETS = ("1GFLOPs", "2GFLOPs", "4GFLOPs", "9GFLOPs")
@@ -37,40 +35,6 @@ def traced(genome):
         logits = network(torch.empty(1, 3, genome.resolution, genome.resolution))
     assert logits.shape == (1, genome.classes)
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2
-
-
-# ---- repeats
-
-
-def fewest(chain):
-    """The fewest members that any way of writing `chain` names, by trying all ways."""
-    if not chain:
-        return 0
-    ways = []
-    for length in range(1, len(chain) + 1):
-        unit, times = chain[:length], 1
-        while chain[: length * times] == unit * times:
-            ways.append(length + fewest(chain[length * times :]))
-            times += 1
-    return min(ways)
-
-
-def test_repeats_are_the_chain_and_the_shortest_way_to_say_it():
-    rng = random.Random(0)
-    for _ in range(200):
-        chain = "".join(rng.choice("abc") for _ in range(rng.randint(0, 9)))
-        chain *= rng.randint(1, 2)
-        found = repeats(chain)
-        assert "".join("".join(unit) * times for unit, times in found) == chain
-        if len(chain) <= 10:
-            assert sum(len(unit) for unit, _ in found) == fewest(chain)
-
-
-def test_repeats_name_the_period():
-    assert repeats("abcabcd") == [(("a", "b", "c"), 2), (("d",), 1)]
-    assert repeats("xaaa") == [(("x",), 1), (("a",), 3)]
-    assert repeats("abc") == [(("a", "b", "c"), 1)]
-    assert repeats("") == []
 
 
 # ---- members
