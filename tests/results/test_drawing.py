@@ -161,7 +161,8 @@ def test_operators_text(network):
     stage = {"blocks": [{"kind": "token_mlp"}, {"kind": "token_mlp"}, {"kind": "of_theirs"}]}
     assert drawing.stage_operators(stage) == "TM×2+OT×1"
     pair = [{"kind": "token_mlp"}, {"kind": "of_theirs"}]
-    assert drawing.stage_operators({"blocks": pair * 9 + pair[:1]}) == "(TM+OT)×9+TM×1"
+    alone = [{"kind": "modulation"}]
+    assert drawing.stage_operators({"blocks": pair * 9 + alone}) == "(TM+OT)×9+Mo×1"
     assert drawing.operators({"stages": [{"blocks": []}, stage]}) == "– · TM×2+OT×1"
 
 
