@@ -203,6 +203,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from space import cost
+from space.blueprint import blueprint
 from space.genes import Part, choice, operator
 from space.layers import Pointwise
 
@@ -225,17 +226,13 @@ class AverageBlock(nn.Module):
 class Average(Part):
     """Gene: `expansion`."""
 
-    module = AverageBlock
-
     expansion: int = choice(1, 2, 3)
 
-    def arguments(self, site):
-        return {"channels": site.channels, "hidden": self.expansion * site.channels}
-
-    def cost(self, site):
+    def blueprint(self, site):
         hidden = self.expansion * site.channels
         total = cost.linear(site.pixels, site.channels, hidden)
-        return total + cost.linear(site.pixels, hidden, site.channels)
+        total += cost.linear(site.pixels, hidden, site.channels)
+        return blueprint(AverageBlock, site.channels, hidden, cost=total)
 '''
 
 

@@ -19,6 +19,7 @@ import space  # noqa: F401  (registers the parts)
 from space.genes import CATEGORIES, Flow, Numbers, Part, Rows, Site, gene_choices, registered
 from space.presets import presets
 
+KNOWN_FLOWS = ("map", "tokens", "pair_bias")
 TRIES = 12  # random settings of each kind; searches for one value try more
 
 
@@ -52,7 +53,8 @@ def sites(part: Part) -> list[Site]:
     if part.category == "downsampling":
         return [Site(12, 36, 7, 10, 2), Site(20, 16, 8, 6, 1)]
     places = [Site(36, 36, 7, 10), Site(32, 32, 8, 8), Site(12, 20, 6, 5), Site(16, 32, 6, 8, 2)]
-    return [*places, Site(32, 32, 4, 6, flow=Flow("tokens", 1))]
+    beside = [Flow("tokens", 1), Flow("pair_bias", 1)]
+    return [*places, *(Site(32, 32, 4, 6, flow=flow) for flow in beside)]
 
 
 def valid_sites(part: Part) -> list[Site]:
@@ -61,8 +63,10 @@ def valid_sites(part: Part) -> list[Site]:
 
 
 def stands(part: Part, site: Site) -> bool:
-    if site.flow.kind not in part.takes or part.gives(site).kind not in ("map", "tokens"):
+    if site.flow.kind not in part.takes or part.gives(site).kind not in KNOWN_FLOWS:
         return False
+    if site.flow.kind == "pair_bias" and getattr(part, "kv_reduction", 1) != 1:
+        return False  # `inputs` makes a table with a key for each pixel
     try:
         part.blueprint(site)
     except ValueError:
@@ -174,9 +178,11 @@ def inputs(site: Site, images: int = 1, **options: Any) -> Any:
     """Random input of a part: a map, and what stands beside it."""
     shape = (images, site.in_channels, site.height, site.width)
     x = torch.randn(shape, **options)
-    if not site.tokens:
-        return x
-    return x, torch.randn(images, site.in_channels, site.tokens, 1, **options)
+    if site.flow.kind == "tokens":
+        return x, torch.randn(images, site.in_channels, site.tokens, 1, **options)
+    if site.flow.kind == "pair_bias":
+        return x, torch.randn(images, site.flow.count, site.pixels, site.pixels, **options)
+    return x
 
 
 def maps(value: Any) -> tuple[Tensor, ...]:

@@ -232,7 +232,9 @@ def test_listings(command, what):
     ended = command("--list", what, "--json")
     assert ended.code == 0, ended.err
     entries = json.loads(ended.out)[what]
-    keys = {entry.get("kind", entry.get("name")) for entry in entries}
+    keys = {
+        entry["kind" if "kind" in entry and "name" not in entry else "name"] for entry in entries
+    }
     assert len(keys) == len(entries) > 0
     categories = {"operators": "operator", "stems": "stem", "heads": "head"}
     category = categories.get(what, what)

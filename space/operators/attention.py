@@ -251,7 +251,7 @@ class Attention(Part):
         if site.flow.kind == "tokens":
             return blueprint(WithTokens, block=self._block(self._row_of_tokens(site)))
         if site.flow.kind == "pair_bias" and self.position != "shared":
-            return units.beside(site, self._block(site))
+            return units.beside(site, self._block(replace(site, flow=MAP)))
         return self._block(site)
 
     def _row_of_tokens(self, site: Site) -> Site:

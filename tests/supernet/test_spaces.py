@@ -15,7 +15,7 @@ from space.files import load_space, shipped_spaces
 from space.network import build
 from supernet.network import Supernet
 
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}  # of logits of about 1 to 10
 COUNTS = [pytest.param(6), pytest.param(300, marks=pytest.mark.slow)]
 
 
