@@ -4,7 +4,7 @@ PYTHON ?= python3
 BUDGET ?= 4GFLOPs
 RUN := .venv/bin/python
 
-.PHONY: search test test-slow check bench-gpu clean
+.PHONY: search test test-slow check zoo bench-gpu clean
 
 search: .venv/run
 	$(RUN) run_search.py --budget $(BUDGET)
@@ -19,6 +19,10 @@ check: .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# The table of published networks, docs/zoo.md.
+zoo: .venv/run
+	$(RUN) run_search.py zoo --markdown docs/zoo.md
 
 clean:
 	rm -rf .venv

@@ -1,6 +1,8 @@
 """MaxViT-T to L at 224 pixels.
 
 Source: MaxViT (Tu et al., 2022), arXiv 2204.01697, section 3 and table 1, and its released code.
+Differs from it: strided 3x3 convolutions are padded on both sides, where the released weights have
+TensorFlow's padding behind the map alone; so outputs with those weights would differ.
 """
 
 from __future__ import annotations

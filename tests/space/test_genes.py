@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from space.operators.embedding import Embedding
 
 from space.genes import (
     Part,
@@ -22,6 +21,7 @@ from space.genes import (
     scaled_channels,
     whole,
 )
+from space.operators.embedding import Embedding
 from space.operators.inverted_bottleneck import InvertedBottleneck
 
 

@@ -14,7 +14,7 @@ from results.zoo import EXCEPTIONS
 from space.genome import Genome
 from space.network import build
 from space.presets import preset, presets
-from space.presets.published import figures
+from space.presets.published import Preset, figures
 
 SYSTEMS = list(figures())
 
@@ -81,3 +81,25 @@ def test_presets_are_known_by_name():
         ValueError, match=r"unknown preset 'uninet_b9'; like it there are: .*uninet_b0"
     ):
         preset("uninet_b9")
+
+
+def smallest(system: str) -> Preset:
+    found = [one for one in presets().values() if one.system == system]
+    return min(found, key=lambda one: one.genome.cost().macs)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("side", [96, 160, 320, 448])
+def test_networks_for_other_images(system, side):
+    """Built for another resolution they run at it; patches of 14 pixels want a multiple of 14."""
+    genome = smallest(system).genome
+    if side % genome.stem.stride:
+        with pytest.raises(ValueError, match="must be a multiple of the stem's stride 14"):
+            genome.at(resolution=side)
+        return
+    genome = genome.at(resolution=side)
+    with torch.device("meta"):
+        network = build(genome).eval()
+        logits = network(torch.empty(1, 3, side, side))
+    assert logits.shape == (1, genome.classes)
+    assert sum(p.numel() for p in network.parameters()) == genome.cost().params
