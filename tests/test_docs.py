@@ -311,3 +311,16 @@ def test_every_entry_of_a_space_file_is_documented():
 
 def test_yaml_reads_small_numbers_as_is_said():
     assert yaml.safe_load("[1e-6, 1.0e-6, 0.000001]") == ["1e-6", 1e-6, 1e-6]
+
+
+def test_operators_against_genes():
+    """The table of the architecture page; an operator that came later need not stand there."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    lines = text[text.index("| operator | `norm` |") :].split("\n\n")[0].splitlines()
+    columns = re.findall(r"`(\w+)`", lines[0])
+    for line in lines[2:]:
+        kind, *marks, others = [cell.strip() for cell in line.strip("|").split("|")]
+        found = {column for column, mark in zip(columns, marks, strict=True) if mark == "x"}
+        found |= set(re.findall(r"`(\w+)`", others))
+        assert found == set(gene_choices(registered("operator")[kind.strip("`")])), kind
+    assert len(lines) > 20
