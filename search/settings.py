@@ -31,7 +31,7 @@ class Settings:
     batch: int = 16  # candidates asked for at a time, whatever the number of workers
     proxy_width: float = 0.125
     proxy_resolution: int = 32
-    steps: int = 380
+    steps: int = 430
     train_batch: int = 32
     learning_rate: float = 8e-3
     shift: float = 0.0  # training images move by up to this share of their side

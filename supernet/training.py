@@ -35,7 +35,7 @@ from supernet.network import Supernet
 class TrainingSettings:
     """How a supernet is trained."""
 
-    steps: int = 380
+    steps: int = 430
     batch: int = 32
     random: int = 2  # networks per step beside the largest and the smallest
     learning_rate: float = 8e-3  # at the peak; linear warm-up, then cosine to zero
