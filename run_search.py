@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +346,7 @@ class Job:
             settings.proxy_resolution,
         )
 
+    @cached_property
     def starts(self) -> list[Start]:
         """The published networks that are scored first, if that was asked for."""
         return warm_start(self.proposals, presets().values()) if self.settings.warm_start else []
@@ -504,7 +506,7 @@ def make_plan(job: Job, reachable: Reachable, folder: RunFolder) -> dict[str, An
     return {
         "settings": job.settings.to_plain(),
         "folder": str(folder.path),
-        "warm_start": [start.name for start in job.starts()],
+        "warm_start": [start.name for start in job.starts],
         "budget": job.budget.limits(),
         "space": {
             "name": job.space.name,
@@ -752,7 +754,7 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
         known = len(store.statuses())
         if known >= settings.evaluations:
             return
-        starts = job.starts()
+        starts = job.starts
         if settings.warm_start and not known:
             console.say(_starts_text([start.name for start in starts]))
         controller = make_controller(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -123,27 +122,28 @@ def bottleneck(
     mid = middle_channels(site, expansion)
     given = axis.size if axis is not None else mid
     inside = Site(mid, mid, site.height, site.width, site.stride)
-    children: dict[str, Any] = {
-        "reduce": units.sequence(
+    gate = squeeze_excite(site.channels, squeeze_ratio, activation) if squeeze_ratio else None
+    return blueprint(
+        Bottleneck,
+        reduce=units.sequence(
             units.linear(site.in_channels, mid, pixels=site.pixels, bias=False),
             units.norm(norm, mid),
             units.activation(activation),
         ),
-        "inner": inner(inside),
-        "middle": units.sequence(
+        inner=inner(inside),
+        middle=units.sequence(
             units.norm(norm, given, axis),
             units.activation(activation),
             middle_gate(given) if middle_gate is not None else None,
         ),
-        "expand": units.linear(
+        expand=units.linear(
             given, site.channels, pixels=site.out_pixels, bias=False, input_axis=axis
         ),
-        "last_norm": units.norm(norm, site.channels),
-        "gate": squeeze_excite(site.channels, squeeze_ratio, activation) if squeeze_ratio else None,
-        "shortcut": _shortcut(site, norm, activation if shortcut_activation else "none", shortcut),
-        "activation": units.activation(activation),
-    }
-    return blueprint(Bottleneck, **{k: child for k, child in children.items() if child is not None})
+        last_norm=units.norm(norm, site.channels),
+        gate=gate,
+        shortcut=_shortcut(site, norm, activation if shortcut_activation else "none", shortcut),
+        activation=units.activation(activation),
+    )
 
 
 def _shortcut(site: Site, norm: str, activation: str, kind: str) -> Blueprint | None:

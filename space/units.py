@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -246,6 +246,42 @@ def block(
     branch = mlp(channels, hidden, pixels=pixels, activation=activation)
     return blueprint(
         Block, mixer=mixer, mlp=residual(channels, branch, norm_name=norm_name, scale=scale)
+    )
+
+
+class Mixing(Protocol):
+    """The genes that every operator of a pre-norm mixer and an MLP has."""
+
+    @property
+    def expansion(self) -> float: ...
+    @property
+    def layer_scale(self) -> float | None: ...
+    @property
+    def norm(self) -> str: ...
+    @property
+    def activation(self) -> str: ...
+
+
+def mixing_block(
+    part: Mixing, site: Site, branch: Blueprint, *, shortcut: Blueprint | None = None
+) -> Blueprint:
+    """`branch` as the pre-norm mixer of an operator, and its MLP behind it."""
+    mixer = residual(
+        site.channels,
+        branch,
+        norm_name=part.norm,
+        scale=part.layer_scale,
+        in_channels=site.in_channels,
+        shortcut=shortcut,
+    )
+    return block(
+        site.channels,
+        mixer,
+        expansion=part.expansion,
+        pixels=site.out_pixels,
+        activation=part.activation,
+        norm_name=part.norm,
+        scale=part.layer_scale,
     )
 
 

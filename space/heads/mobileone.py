@@ -9,7 +9,6 @@ Shapes: N images, C channels in, H x W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -45,7 +44,6 @@ class MobileOneHead(Part):
     def blueprint(self, site: Site) -> Blueprint:
         channels = site.in_channels
         width = max(1, units.hidden_channels(channels, self.expansion))
-        keywords: dict[str, Any] = {} if self.bias else {"bias": False}
         return units.sequence(
             reparameterised.branches(
                 channels,
@@ -62,6 +60,6 @@ class MobileOneHead(Part):
                 width,
                 site.channels,
                 cost=cost.linear(1, width, site.channels, self.bias),
-                **keywords,
+                bias=None if self.bias else False,
             ),
         )

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
@@ -76,7 +76,7 @@ class AxisMlp(Part):
             )
 
     def blueprint(self, site: Site) -> Blueprint:
-        channels = same_width(self, site)
+        same_width(self, site)
         mixings = {
             "permute": self._permute,
             "cycle": self._cycle,
@@ -86,18 +86,7 @@ class AxisMlp(Part):
             "shift": self._shift,
             "spatial_shift": self._spatial_shift,
         }
-        mixer = units.residual(
-            channels, mixings[self.mixing](site), norm_name=self.norm, scale=self.layer_scale
-        )
-        return units.block(
-            channels,
-            mixer,
-            expansion=self.expansion,
-            pixels=site.pixels,
-            activation=self.activation,
-            norm_name=self.norm,
-            scale=self.layer_scale,
-        )
+        return units.mixing_block(self, site, mixings[self.mixing](site))
 
     # ---- three branches, weighed
 
@@ -167,7 +156,7 @@ class AxisMlp(Part):
                 stacked.size, hidden, pixels=regions, bias=False, input_axis=stacked
             ),
             expand=units.linear(hidden, stacked.size, pixels=regions, output_axis=stacked),
-            **self._inner_norm(hidden),
+            norm=units.norm(self.inner_norm, hidden),
         )
 
     def _wave(self, site: Site) -> Blueprint:
@@ -229,7 +218,7 @@ class AxisMlp(Part):
                 bias=False,
                 input_axis=Parts(channels, channels, channels),
             ),
-            **self._inner_norm(channels),
+            norm=units.norm(self.inner_norm, channels),
         )
 
     def _along(self, axis: int, side: int, vectors: int) -> Blueprint:
@@ -256,7 +245,7 @@ class AxisMlp(Part):
             rows=rows,
             columns=columns,
             project=units.linear(channels, channels, pixels=pixels),
-            **self._inner_norm(channels),
+            norm=units.norm(self.inner_norm, channels),
         )
 
     def _spatial_shift(self, site: Site) -> Blueprint:
@@ -269,8 +258,3 @@ class AxisMlp(Part):
             blueprint(axis_layers.SpatialShift),
             units.linear(channels, channels, pixels=pixels, input_axis=quarters),
         )
-
-    def _inner_norm(self, channels: int) -> dict[str, Any]:
-        """The argument `norm` of a module, or none."""
-        norm = units.norm(self.inner_norm, channels)
-        return {} if norm is None else {"norm": norm}

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -240,14 +239,17 @@ class ColumnOperator(Part):
         sites = [_level_site(site, i) for i in range(levels)]
         parts = []
         for i, here in enumerate(sites):
-            given = {"down": self._down(sites[i - 1], here) if i else None}
-            if not is_first and i + 1 < levels:
-                given["up"] = self._up(sites[i + 1], here)
-            kept: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+            has_up = not is_first and i + 1 < levels
             (depth,) = self.depths[i]
-            blocks = blueprint(nn.Sequential, *(self._block.blueprint(here),) * depth)
-            alpha = cost.parameters(here.channels)
-            parts.append(blueprint(ColumnLevel, here.channels, blocks=blocks, cost=alpha, **kept))
+            level = blueprint(
+                ColumnLevel,
+                here.channels,
+                cost=cost.parameters(here.channels),  # alpha
+                blocks=blueprint(nn.Sequential, *(self._block.blueprint(here),) * depth),
+                down=self._down(sites[i - 1], here) if i else None,
+                up=self._up(sites[i + 1], here) if has_up else None,
+            )
+            parts.append(level)
         column = FirstColumn if is_first else LastColumn if is_last else Column
         return blueprint(column, levels=tuple(parts))
 

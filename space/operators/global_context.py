@@ -86,15 +86,7 @@ class GlobalContextOperator(Part):
                 f"{self.kind}: {channels} channels, but must be a multiple of heads, {self.heads}"
             )
         mixer = units.sequence(self._mix(site), self._mix(site))
-        return units.block(
-            channels,
-            units.residual(channels, mixer, norm_name=self.norm, scale=self.layer_scale),
-            expansion=self.expansion,
-            pixels=site.pixels,
-            activation=self.activation,
-            norm_name=self.norm,
-            scale=self.layer_scale,
-        )
+        return units.mixing_block(self, site, mixer)
 
     def _mix(self, site: Site) -> Blueprint:
         """Adds the context, then a filter and two 1x1 convolutions."""

@@ -116,23 +116,8 @@ class LearnedQuery(Part):
                 f"{self.kind}: heads is {heads} and head_dim 0, but {site.channels} channels are "
                 "not a multiple of it"
             )
-        mixer = units.residual(
-            site.channels,
-            self._queries(site, heads, self.head_dim or site.channels // heads),
-            norm_name=self.norm,
-            scale=self.layer_scale,
-            in_channels=site.in_channels,
-            shortcut=self._shortcut(site),
-        )
-        return units.block(
-            site.channels,
-            mixer,
-            expansion=self.expansion,
-            pixels=site.out_pixels,
-            activation=self.activation,
-            norm_name=self.norm,
-            scale=self.layer_scale,
-        )
+        queries = self._queries(site, heads, self.head_dim or site.channels // heads)
+        return units.mixing_block(self, site, queries, shortcut=self._shortcut(site))
 
     def _queries(self, site: Site, heads: int, head_dim: int) -> Blueprint:
         axis, asked = Grid(heads, head_dim), self.queries * heads

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from space import cost, units
 from space.blueprint import Blueprint, blueprint
@@ -106,11 +106,12 @@ class Modulation(Part):
     def _residual(self, channels: int, branch: Blueprint) -> Blueprint:
         if not self.post_norm:
             return units.residual(channels, branch, norm_name=self.norm, scale=self.layer_scale)
-        given = {
-            "norm": units.norm(self.norm, channels),
-            "scale": units.layer_scale(channels, self.layer_scale),
-        }
-        return blueprint(PostNormResidual, branch=branch, **present(given))
+        return blueprint(
+            PostNormResidual,
+            branch=branch,
+            norm=units.norm(self.norm, channels),
+            scale=units.layer_scale(channels, self.layer_scale),
+        )
 
     def _sides(self) -> range:
         """Sides of the filters of levels or heads."""
@@ -229,18 +230,13 @@ class Modulation(Part):
             axes={"weight": (half, rows, columns, 2)},
         )
         local = units.depthwise(total // 2, self.context, pixels=site.pixels, bias=False)
-        given = {
-            "norm": units.norm(self.inner_norm, total, Parts(half, half)),
-            "last_norm": units.norm(self.inner_norm, total, widths_axis(widths)),
-        }
         return blueprint(
-            LocalGlobalFilter, local=cut_along(half, local), spectral=spectral, **present(given)
+            LocalGlobalFilter,
+            local=cut_along(half, local),
+            spectral=spectral,
+            norm=units.norm(self.inner_norm, total, Parts(half, half)),
+            last_norm=units.norm(self.inner_norm, total, widths_axis(widths)),
         )
-
-
-def present(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the layers that are left out."""
-    return {name: layer for name, layer in given.items() if layer is not None}
 
 
 def widths_axis(widths: tuple[int, ...]) -> Parts:

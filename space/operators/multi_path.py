@@ -72,28 +72,14 @@ class MultiPath(Part):
     activation: str = choice(*ACTIVATIONS)
 
     def blueprint(self, site: Site) -> Blueprint:
-        channels = same_width(self, site)
+        same_width(self, site)
         if coarse_site(site, 2 ** (self.paths - 1)).pixels == 1:
             raise ValueError(
                 f"{self.kind}: paths is {self.paths}, but on a map of {site.height}x{site.width} "
                 "the last would see a single pixel"
             )
         paths = [self._path(site, 2**i) for i in range(self.paths)]
-        mixer = units.residual(
-            channels,
-            blueprint(SumOf, branches=tuple(paths)),
-            norm_name=self.norm,
-            scale=self.layer_scale,
-        )
-        return units.block(
-            channels,
-            mixer,
-            expansion=self.expansion,
-            pixels=site.pixels,
-            activation=self.activation,
-            norm_name=self.norm,
-            scale=self.layer_scale,
-        )
+        return units.mixing_block(self, site, blueprint(SumOf, branches=tuple(paths)))
 
     def _path(self, site: Site, side: int) -> Blueprint:
         attention = Attention(

@@ -54,19 +54,5 @@ class Pooling(Part):
             refuse_unused(self, "without an MLP", "activation")
 
     def blueprint(self, site: Site) -> Blueprint:
-        channels = same_width(self, site)
-        mixer = units.residual(
-            channels,
-            blueprint(PooledDifference, self.context),
-            norm_name=self.norm,
-            scale=self.layer_scale,
-        )
-        return units.block(
-            channels,
-            mixer,
-            expansion=self.expansion,
-            pixels=site.pixels,
-            activation=self.activation,
-            norm_name=self.norm,
-            scale=self.layer_scale,
-        )
+        same_width(self, site)
+        return units.mixing_block(self, site, blueprint(PooledDifference, self.context))

@@ -101,12 +101,4 @@ class RegionalMixing(Part):
                 groups=groups_of(channels, self.group_width),
             ),
         )
-        return units.block(
-            channels,
-            units.residual(channels, mixer, norm_name=self.norm, scale=self.layer_scale),
-            expansion=self.expansion,
-            pixels=site.pixels,
-            activation=self.activation,
-            norm_name=self.norm,
-            scale=self.layer_scale,
-        )
+        return units.mixing_block(self, site, mixer)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -57,8 +57,9 @@ class RepMixer(Part):
 
     def blueprint(self, site: Site) -> Blueprint:
         channels = same_width(self, site)
-        children: dict[str, Any] = {
-            "mixer": reparameterised.branches(
+        mixer = blueprint(
+            RepMixerModule,
+            mixer=reparameterised.branches(
                 channels,
                 channels,
                 self.context,
@@ -66,11 +67,9 @@ class RepMixer(Part):
                 pixels=site.pixels,
                 groups=channels,
             ),
-            "norm": units.norm(self.norm, channels),
-            "scale": units.layer_scale(channels, self.layer_scale),
-        }
-        kept = {name: child for name, child in children.items() if child is not None}
-        mixer = blueprint(RepMixerModule, **kept)
+            norm=units.norm(self.norm, channels),
+            scale=units.layer_scale(channels, self.layer_scale),
+        )
         return units.block(
             channels,
             mixer,
