@@ -27,8 +27,11 @@ from evaluator.data import ImageData, load_data
 from evaluator.scoring import SupernetEvaluator
 from space import build
 from space.files import load_space
+from supernet.augmentation import normalise
+from supernet.batches import Batches, ResidentImages
 from supernet.network import Supernet
-from supernet.training import Batches, Trainer, TrainingSettings, normalise
+from supernet.recipe import TrainingSettings
+from supernet.training import Trainer
 
 LOGITS_TOLERANCE = 1e-3  # of float32 without TF32: kernels add up in other orders
 SCORE_TOLERANCE = 1e-4
@@ -83,7 +86,8 @@ def main() -> int:
 def make_trainer(space: Any, data: ImageData, device: torch.device, steps: int) -> Trainer:
     settings = TrainingSettings(steps=steps, flip=False)
     images, labels = data.train.images.to(device), data.train.labels.to(device)
-    batches = Batches(images, labels, data.mean, data.std, settings, 0)
+    source = ResidentImages(images, labels, batch=settings.batch, seed=0)
+    batches = Batches(source, data.mean, data.std, settings, classes=10, seed=0)
     return Trainer(Supernet(space, device=device), batches, settings, seed=0)
 
 

@@ -1,7 +1,8 @@
-"""Image data sets, resident in memory as uint8: built-in digits, image folders, parquet files.
+"""Image data sets as uint8: built-in digits, image folders, parquet files, the Hugging Face Hub.
 
 Every source goes through the same steps: list the rows of each split, cut the splits that are
-missing, take a subset if asked to, check that it fits in memory, decode.
+missing, take a subset if asked to, check that it fits in memory, decode. Training images that do
+not fit are streamed instead: decoded when they are asked for (`evaluator.data_stream`).
 
 Splits. Training images are for training, validation images are what a search looks at, test
 images are held out: no search ever sees them. What a publisher calls "validation" but gives
@@ -29,14 +30,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluator.data_rows import Listing, Rows, draw
+from evaluator.data_download import HUB_NAMES, described_classes, download, on_hub
+from evaluator.data_rows import Listing, Rows, check_count, draw
 
 if TYPE_CHECKING:
     from evaluator.data_decode import Tally
+    from evaluator.data_stream import StreamedSplit
 
 BUILT_IN = ("digits",)
 VALIDATION_SHARE = 0.2
 VALIDATION_MOST = 10_000
+STREAMED_TEST_MOST = 10_000  # ImageNet's 50,000 would take 7.5 GB at resolution 224
+STREAMED_SAMPLE = 2048  # images that statistics and digest of streamed data are taken from
 _SPLIT_SEED = 0
 _GIB = 2**30
 
@@ -51,25 +56,53 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def resolution(self) -> int:
+        return self.images.shape[-1]
+
+    def first(self, count: int) -> Tensor:
+        """The first `count` images, or all where there are not so many."""
+        check_count("count", count, 0)
+        return self.images[:count]
+
+    def sample(self, count: int) -> Tensor:
+        """`count` images, each class by its share, the same at every call."""
+        check_count("count", count, 0)
+        chosen = draw(self.labels.numpy(), min(count, len(self)), seed=_SPLIT_SEED)
+        return self.images[torch.from_numpy(chosen)]
+
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set in memory; a label is a place in `classes`. The order is the source's, often
-    class by class: shuffle for training."""
+    """A data set; a label is a place in `classes`. The order is the source's, often class by class:
+    shuffle for training.
+
+    Training images may be streamed. Both kinds have `labels`, `resolution`, `len()`, `first(count)`
+    and `sample(count)`; only a `Split` has `images`, only a `StreamedSplit` has `batches(...)`.
+    """
 
     name: str
     classes: tuple[str, ...]
-    train: Split
+    train: Split | StreamedSplit
     validation: Split  # for the search
     test: Split | None  # held out
-    mean: tuple[float, ...]  # per channel over the training images, of pixels scaled to 0..1
+    # Per channel over the training images, of pixels scaled to 0..1; where these are streamed, over
+    # at most 2,048 of them.
+    mean: tuple[float, ...]
     std: tuple[float, ...]  # likewise, and at least one grey level (1 / 255)
     skipped: int  # corrupt images left out
-    digest: str  # of classes, labels and pixels: another digest is other data
+    # Of classes, labels and pixels (where training images are streamed, of those 2,048): another
+    # digest is other data, or data that is streamed now and was not before.
+    digest: str
 
     @property
     def resolution(self) -> int:
-        return self.train.images.shape[-1]
+        return self.validation.resolution
+
+    @property
+    def streamed(self) -> bool:
+        """Whether `train` is a `StreamedSplit`."""
+        return not isinstance(self.train, Split)
 
 
 def load_data(
@@ -78,32 +111,48 @@ def load_data(
     resolution: int,
     seed: int = 0,
     limit: int | None = None,
+    stream: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageData:
-    """Loads `source`: `digits`, or the path of an image folder or of parquet data (their layouts
-    are described in `evaluator.data_folder` and `evaluator.data_parquet`).
+    """Loads `source`: `digits`; the path of an image folder or of parquet data (their layouts are
+    described in `evaluator.data_folder` and `evaluator.data_parquet`); or the name of a data set of
+    the Hugging Face Hub (`cifar10`, `cifar100`, `imagenet-1k`, any "owner/name"), which is
+    downloaded once (`evaluator.data_download`). A path that exists goes before such a name.
 
     `limit` keeps that many training images, each class by its share (one at least), and validation
     images in proportion (of each class one at least); the test split stays whole. `seed` decides
-    which training images, and nothing else. `progress(done, total)` counts images of all splits.
+    which training images, and nothing else. `progress(done, total)` counts the images decoded here.
 
-    Corrupt images are left out and counted, up to 1% of all images. Raises ValueError beyond that,
-    and for sources that do not exist, are broken, are without two classes, or do not fit into half
-    of the free memory.
+    `stream` says whether training images are streamed; None: where they do not fit into half of the
+    free memory together with the other splits. Streamed data has the same training and validation
+    images, and at most 10,000 test images (each class by its share). As the digest depends on it,
+    a run that may resume on another machine should hand in what `ImageData.streamed` said.
+
+    Corrupt images are left out and counted, up to 1% of all images decoded here. Raises ValueError
+    beyond that, and for sources that do not exist, are broken, are without two classes, or of which
+    what must be resident does not fit into half of the free memory.
     """
-    _check_count("resolution", resolution, 1)
+    check_count("resolution", resolution, 1)
     listing = _with_validation(_listing(source))
     assert listing.validation is not None
     if limit is not None:
         classes = len(np.unique(listing.train.labels))
-        _check_count("limit", limit, classes, f" (one image of each of the {classes} classes)")
-    _check_memory(listing, resolution, limit)
+        why = f" (one image of each of the {classes} classes)"
+        check_count("limit", limit, classes, why=why)
+    if stream is None:
+        stream = not _fits(_limited_count(listing, limit), resolution)
+    _check_memory(listing, resolution, limit, _resident_count if stream else _limited_count)
     listing = _limited(listing, limit, seed)
-    return _decoded(listing, resolution, progress)
+    return (_streamed if stream else _decoded)(listing, resolution, progress)
 
 
 def data_classes(source: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The classes of `source`, without decoding an image. Raises ValueError as `load_data`."""
+    """The classes of `source`, without decoding an image; of a data set of the Hugging Face Hub
+    without downloading it, where its description names them. Raises ValueError as `load_data`."""
+    if on_hub(source):
+        described = described_classes(os.fspath(source))
+        if described:
+            return described
     return _listing(source).classes
 
 
@@ -115,13 +164,6 @@ def available_memory_bytes() -> int | None:
     return min(found, default=None)
 
 
-def _check_count(name: str, value: int, least: int, why: str = "") -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(
-            f"{name} is {value!r}, but must be a whole number of at least {least}{why}"
-        )
-
-
 def _listing(source: str | os.PathLike[str]) -> Listing:
     # Each source needs a library of its own (scikit-learn, pyarrow), which only its module
     # imports, and this module imports that one only when such a source is asked for.
@@ -130,10 +172,16 @@ def _listing(source: str | os.PathLike[str]) -> Listing:
 
         return list_digits()  # a folder of that name is ./digits
     path = Path(source).expanduser()
+    if on_hub(source):
+        from evaluator.data_parquet import list_parquet
+
+        name = os.fspath(source)
+        return list_parquet(name.rpartition("/")[2], download(name))
     if not path.exists():
         raise ValueError(
             f"no data set {os.fspath(source)!r}: it is neither built in (built in: "
-            f"{', '.join(BUILT_IN)}) nor the path of a folder or a parquet file"
+            f"{', '.join(BUILT_IN)}) nor the path of a folder or a parquet file, nor the name of a "
+            f"data set of the Hugging Face Hub ({', '.join(HUB_NAMES)}, or owner/name)"
         )
     if path.is_file() and path.suffix != ".parquet":
         raise ValueError(
@@ -192,22 +240,38 @@ def _limited_count(listing: Listing, limit: int | None) -> int:
     return limit + max(share, len(np.unique(validation.labels))) + held_out
 
 
-def _check_memory(listing: Listing, resolution: int, limit: int | None) -> None:
-    """ValueError where the images would take more than half of the free memory."""
+def _resident_count(listing: Listing, limit: int | None) -> int:
+    """Images that are in memory at once, under `limit`, where training images are streamed."""
+    train, held_out = len(listing.train), len(listing.test or ())
+    kept = train if limit is None else min(limit, train)
+    validation = _limited_count(listing, limit) - kept - held_out
+    return validation + min(held_out, STREAMED_TEST_MOST) + min(kept, STREAMED_SAMPLE)
+
+
+def _fits(count: int, resolution: int) -> bool:
+    """Whether so many images take at most half of the free memory."""
     available = available_memory_bytes()
-    if available is None:
+    return available is None or 3 * resolution**2 * count <= available // 2
+
+
+def _check_memory(
+    listing: Listing,
+    resolution: int,
+    limit: int | None,
+    count_of: Callable[[Listing, int | None], int],
+) -> None:
+    """ValueError where the images would take more than half of the free memory."""
+    available, count = available_memory_bytes(), count_of(listing, limit)
+    if available is None or _fits(count, resolution):
         return
-    budget, count = available // 2, _limited_count(listing, limit)
-    needed = 3 * resolution**2 * count
-    if needed <= budget:
-        return
+    budget, needed = available // 2, 3 * resolution**2 * count
     ways = []
     smaller = math.isqrt(budget // (3 * count))
     if smaller:
         ways.append(f"a resolution of at most {smaller}")
     limits = range(len(np.unique(listing.train.labels)), len(listing.train))
     images = budget // (3 * resolution**2)
-    fitting = bisect_right(limits, images, key=lambda few: _limited_count(listing, few))
+    fitting = bisect_right(limits, images, key=lambda few: count_of(listing, few))
     if fitting:
         ways.append(f"a limit of at most {limits[fitting - 1]} training images")
     raise ValueError(
@@ -266,6 +330,38 @@ def _decoded(
         std=std,
         skipped=len(tally.failures),
         digest=_digest(listing.classes, splits),
+    )
+
+
+def _streamed(
+    listing: Listing, resolution: int, progress: Callable[[int, int], None] | None
+) -> ImageData:
+    """As `_decoded`, but of the training images only a sample is decoded, and let go again."""
+    from evaluator.data_decode import Tally  # needs Pillow; see _listing
+    from evaluator.data_stream import StreamedSplit, sample_rows
+
+    assert listing.validation is not None
+    held_out = listing.test
+    if held_out is not None and len(held_out) > STREAMED_TEST_MOST:
+        held_out = held_out.take(draw(held_out.labels, STREAMED_TEST_MOST, seed=_SPLIT_SEED))
+    few = listing.train.take(sample_rows(listing.train, STREAMED_SAMPLE))
+    tally = Tally(len(few) + len(listing.validation) + len(held_out or ()), progress)
+    sample = _split("training", few, resolution, tally)
+    validation = _split("validation", listing.validation, resolution, tally)
+    test = None if held_out is None else _split("test", held_out, resolution, tally)
+    mean, std = _statistics(sample.images)
+    fingerprint = hashlib.sha256(_digest(listing.classes, [sample, validation, test]).encode())
+    fingerprint.update(listing.train.labels.data)
+    return ImageData(
+        name=listing.name,
+        classes=listing.classes,
+        train=StreamedSplit(listing.train, resolution),
+        validation=validation,
+        test=test,
+        mean=mean,
+        std=std,
+        skipped=len(tally.failures),
+        digest=fingerprint.hexdigest()[:16],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from evaluator.data_rows import Picture, Rows
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 BAD_PERCENT = 1
 _CHUNK = 64  # pictures per task: enough to hide what handing over a task costs
+# (width, height) of a picture to the part of it that is wanted: left, top, right, bottom.
+Region = Callable[[int, int], tuple[int, int, int, int]]
 _MOST_THREADS = 16  # beyond, Python's lock is the limit: about 0.05 ms a picture is spent in it
 
 
@@ -80,7 +83,7 @@ def _in_threads(
     """
     Image.init()  # loads Pillow's plugins once, before several threads would
     pictures = rows.pictures(np.arange(len(rows)))
-    threads = _threads()
+    threads = cores()
     waiting: deque[tuple[int, int, Future[_Failures]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(rows), _CHUNK):
@@ -95,37 +98,64 @@ def _in_threads(
             yield first, done, task.result()
 
 
-def _threads() -> int:
+def cores() -> int:
+    """Cores that this process may use, up to a number beyond which decoding gains nothing."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux; honours taskset and containers
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(cores, _MOST_THREADS)
+    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, _MOST_THREADS)
 
 
 def _fill(out: np.ndarray, pictures: list[Picture], resolution: int) -> _Failures:
     failures = []
     for place, picture in enumerate(pictures):
-        try:
-            out[place] = _pixels(picture, resolution)
-        except MemoryError:
-            raise
-        except UnidentifiedImageError:
-            failures.append((place, "not an image of a known format"))
-        except Exception as error:  # on broken bytes Pillow raises almost anything
-            failures.append((place, f"{type(error).__name__}: {error}"))
+        found = attempt(picture, resolution)
+        if isinstance(found, str):
+            failures.append((place, found))
+        else:
+            out[place] = found
     return failures
 
 
-def _pixels(picture: Picture, resolution: int) -> np.ndarray:
-    """RGB (3, resolution, resolution): short side to `resolution`, then the centre square.
+def attempt(picture: Picture, resolution: int, region: Region | None = None) -> np.ndarray | str:
+    """What `pixels` gives, or in a line why it cannot."""
+    try:
+        return pixels(picture, resolution, region)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        return "not an image of a known format"
+    except Exception as error:  # on broken bytes Pillow raises almost anything
+        return f"{type(error).__name__}: {error}"
 
-    JPEGs are decoded in full: Pillow's `draft` mode (decoding at a half or a quarter) was less
-    than twice as fast and moved pixels by 2 to 7 grey levels on average.
+
+def pixels(picture: Picture, resolution: int, region: Region | None = None) -> np.ndarray:
+    """RGB uint8 (3, resolution, resolution): short side to `resolution`, then the centre square;
+    or `region` of the picture, resized to the square.
+
+    Without a region JPEGs are decoded in full: Pillow's `draft` mode (decoding at a half or a
+    quarter) was less than twice as fast and moved pixels by 2 to 7 grey levels on average. That
+    does not matter for a random region, so there they are decoded at a half, a quarter or an eighth
+    where the region still keeps `resolution` pixels a side.
     """
     if isinstance(picture, np.ndarray):
-        return _framed(Image.fromarray(picture), resolution)
+        return _square(Image.fromarray(picture), resolution, region)
     source = BytesIO(picture) if isinstance(picture, bytes) else picture
     with Image.open(source, formats=FORMATS) as image:
+        return _square(image, resolution, region)
+
+
+def _square(image: Image.Image, resolution: int, region: Region | None) -> np.ndarray:
+    if region is None:
         return _framed(image, resolution)
+    (width, height), (left, top, right, bottom) = image.size, region(*image.size)
+    across = down = 1.0  # pixels of what is decoded to one of the picture
+    if image.format == "JPEG":
+        least = (resolution * width / (right - left), resolution * height / (bottom - top))
+        drafted = image.draft(None, (math.ceil(least[0]), math.ceil(least[1])))
+        if drafted is not None:  # the extent of the picture, which may end within a pixel
+            across, down = drafted[1][2] / width, drafted[1][3] / height
+    box = (left * across, top * down, right * across, bottom * down)
+    resized = _rgb(image).resize((resolution, resolution), Image.Resampling.BILINEAR, box)
+    return np.asarray(resized).transpose(2, 0, 1)
 
 
 def _framed(image: Image.Image, resolution: int) -> np.ndarray:

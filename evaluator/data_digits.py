@@ -7,6 +7,7 @@ Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 19
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -21,11 +22,8 @@ def list_digits() -> Listing:
     loaded = load_digits()
     levels = np.rint(loaded.images * (255 / 16)).astype(np.uint8)
     labels = loaded.target.astype(np.int64)
-
-    def pictures(rows: np.ndarray) -> Iterator[Picture]:
-        return (levels[row] for row in rows)
-
-    every = Rows(labels, pictures, lambda row: f"digit {row}")
+    digits = _Digits(levels)
+    every = Rows(labels, digits.pictures, digits.describe)
     fifth = round(len(labels) / 5)
     test = draw(labels, fifth, seed=_SPLIT_SEED)
     rest = np.setdiff1d(np.arange(len(labels)), test)
@@ -38,3 +36,14 @@ def list_digits() -> Listing:
         every.take(validation),
         every.take(test),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Digits:
+    levels: np.ndarray  # uint8 (N, 8, 8)
+
+    def pictures(self, rows: np.ndarray) -> Iterator[Picture]:
+        return (self.levels[row] for row in rows)
+
+    def describe(self, row: int) -> str:
+        return f"digit {row}"

@@ -5,13 +5,14 @@
     flowers/test/tulip/3.jpg
 
 Classes are in alphabetical order of their folders, images in that of their paths. What starts
-with a dot, files of other types and folders without an image are passed over.
+with a dot and files of other types are passed over. A class folder without an image is an error.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,12 @@ EXTENSIONS = (
 )
 VALIDATION_NAMES = ("val", "valid", "validation")
 
-_Files = dict[str, list[Path]]  # class -> its images
+_Files = dict[str, list[str]]  # class -> paths of its images
 
 
 def list_folder(root: Path) -> Listing:
-    """Raises ValueError where there are no images, one class only, or classes without training."""
+    """Raises ValueError where there are no images, one class only, classes without training images
+    or class folders without images."""
     splits = _splits(root)
     files = {split: _class_files(folder) for split, folder in splits.items()}
     train = files.pop("train")
@@ -37,6 +39,8 @@ def list_folder(root: Path) -> Listing:
             f"{splits['train']} holds no images in class folders; expected train/<class>/ or "
             f"<class>/ with files of type {' '.join(EXTENSIONS)}, or train*.parquet"
         )
+    for split, found in {"train": train, **files}.items():
+        _check_filled(splits[split], found)
     classes = tuple(sorted(train))
     if len(classes) < 2:
         raise ValueError(
@@ -96,25 +100,58 @@ def _class_files(folder: Path) -> _Files:
     return {name: images for name, images in found.items() if images}
 
 
-def _images(folder: Path) -> list[Path]:
+def _check_filled(folder: Path, found: _Files) -> None:
+    """ValueError where some class folders hold images and others do not: a copy that stopped
+    half-way would otherwise train a smaller classifier without a word."""
+    children = [child.name for child in _visible(folder) if child.is_dir()]
+    empty = [name for name in children if name not in found]
+    if found and empty:
+        raise ValueError(
+            f"{folder} has {len(empty)} class folders without images, first {empty[0]!r}; put "
+            f"images into it (files of type {' '.join(EXTENSIONS)}) or remove it"
+        )
+
+
+def _images(folder: Path) -> list[str]:
     """Images at any depth: some data sets put them in <class>/images/."""
     found = []
     for directory, below, files in os.walk(folder):
         below[:] = [name for name in below if not name.startswith(".")]
         found += [
-            Path(directory, name)
+            os.path.join(directory, name)
             for name in files
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
         ]
-    return sorted(found)
+    return sorted(found, key=lambda path: path.split(os.sep))  # as Path sorts: folder by folder
+
+
+@dataclass(frozen=True, eq=False)
+class _Paths:
+    """Millions of paths in one piece of memory, which forked processes share."""
+
+    root: Path
+    text: bytes
+    ends: np.ndarray  # int64 (N + 1,): path i is text[ends[i] : ends[i + 1]]
+
+    @classmethod
+    def of(cls, root: Path, paths: Sequence[str]) -> _Paths:
+        encoded = [os.fsencode(path) for path in paths]
+        ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        return cls(root, b"".join(encoded), ends)
+
+    def pictures(self, rows: np.ndarray) -> Iterator[Picture]:
+        return (self._path(row) for row in rows)
+
+    def describe(self, row: int) -> str:
+        return str(self._path(row).relative_to(self.root))
+
+    def _path(self, row: int) -> Path:
+        return Path(os.fsdecode(self.text[self.ends[row] : self.ends[row + 1]]))
 
 
 def _rows(root: Path, files: _Files, classes: tuple[str, ...]) -> Rows:
     paths = [path for name in classes for path in files.get(name, [])]
     counts = [len(files.get(name, [])) for name in classes]
-
-    def pictures(rows: np.ndarray) -> Iterator[Picture]:
-        return (paths[row] for row in rows)
-
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
-    return Rows(labels, pictures, lambda row: str(paths[row].relative_to(root)))
+    packed = _Paths.of(root, paths)
+    return Rows(labels, packed.pictures, packed.describe)

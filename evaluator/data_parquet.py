@@ -24,10 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evaluator.data_rows import Listing, Picture, Rows
+from evaluator.data_rows import LABEL_COLUMNS, Listing, Picture, Rows
 
 IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "fine_label", "labels")
 _PATTERNS = {"train": "train*.parquet", "validation": "val*.parquet", "test": "test*.parquet"}
 _BATCH = 256  # rows decompressed at a time
 
@@ -35,10 +34,14 @@ _BATCH = 256  # rows decompressed at a time
 @dataclass(frozen=True)
 class _File:
     path: Path
-    rows: int
+    groups: tuple[int, ...]  # rows of each row group
     image: str  # column, as `image.bytes` where it is a struct
     label: str | None
     names: tuple[str, ...]  # of the classes; () where the metadata has none
+
+    @property
+    def rows(self) -> int:
+        return sum(self.groups)
 
 
 def list_parquet(name: str, source: Path) -> Listing:
@@ -101,12 +104,13 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _inspect(path: Path) -> _File:
     with _reading(path), pq.ParquetFile(path) as file:
-        schema, rows = file.schema_arrow, file.metadata.num_rows
+        schema, metadata = file.schema_arrow, file.metadata
+        groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
     if label and not pa.types.is_integer(schema.field(label).type):
         kind = schema.field(label).type
         raise ValueError(f"{path}: column {label!r} holds {kind}, but must hold whole numbers")
-    return _File(path, rows, _image_column(schema, path), label, _class_names(schema, label))
+    return _File(path, groups, _image_column(schema, path), label, _class_names(schema, label))
 
 
 def _image_column(schema: pa.Schema, path: Path) -> str:
@@ -195,14 +199,30 @@ def _describe(files: Sequence[_File], row: int) -> str:
     return f"row {row - ends[place] + files[place].rows} of {files[place].path.name}"
 
 
-def _rows(files: Sequence[_File], labels: np.ndarray) -> Rows:
-    def pictures(rows: np.ndarray) -> Iterator[Picture]:
-        start = 0
-        for file in files:
-            yield from _pictures(file, rows[(rows >= start) & (rows < start + file.rows)] - start)
-            start += file.rows
+@dataclass(frozen=True, eq=False)
+class _Shards:
+    """The files of a split, as one sequence of rows."""
 
-    return Rows(labels, pictures, lambda row: _describe(files, row))
+    files: tuple[_File, ...]
+
+    def pictures(self, rows: np.ndarray) -> Iterator[Picture]:
+        start = 0
+        for file in self.files:
+            stop = start + file.rows
+            first, last = np.searchsorted(rows, (start, stop))
+            if first < last:
+                yield from _pictures(file, rows[first:last] - start)
+            start = stop
+
+    def describe(self, row: int) -> str:
+        return _describe(self.files, row)
+
+
+def _rows(files: Sequence[_File], labels: np.ndarray) -> Rows:
+    shards = _Shards(tuple(files))
+    sizes = [rows for file in files for rows in file.groups]
+    blocks = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+    return Rows(labels, shards.pictures, shards.describe, blocks)
 
 
 def _pictures(file: _File, rows: np.ndarray) -> Iterator[bytes]:

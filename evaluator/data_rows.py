@@ -10,26 +10,46 @@ import numpy as np
 
 # An encoded picture (JPEG, PNG, ...) in memory or in a file, or its grey levels (H, W) as uint8.
 Picture = bytes | Path | np.ndarray
+LABEL_COLUMNS = ("label", "fine_label", "labels")  # of tables; the first that is there counts
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """One split: labels at hand, pictures on demand."""
+    """One split: labels at hand, pictures on demand.
+
+    Those of this project's sources can be pickled (`pictures` and `describe` are bound methods, not
+    closures), so that worker processes can be handed them.
+    """
 
     labels: np.ndarray  # int64 (N,)
     pictures: Callable[[np.ndarray], Iterator[Picture]]  # of ascending rows, in that order
     describe: Callable[[int], str]  # where a row comes from, for messages
+    # int64 (N,), ascending: rows of one block are read from the disk together, as a row group of a
+    # parquet file is. None where each row is read alone.
+    blocks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: np.ndarray) -> Rows:
         """Only these rows, which must ascend so that a file can be read from front to back."""
-        return Rows(
-            self.labels[rows],
-            lambda wanted: self.pictures(rows[wanted]),
-            lambda row: self.describe(int(rows[row])),
-        )
+        part = _Part(self, rows)
+        blocks = None if self.blocks is None else self.blocks[rows]
+        return Rows(self.labels[rows], part.pictures, part.describe, blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some rows of `whole`."""
+
+    whole: Rows
+    rows: np.ndarray
+
+    def pictures(self, wanted: np.ndarray) -> Iterator[Picture]:
+        return self.whole.pictures(self.rows[wanted])
+
+    def describe(self, row: int) -> str:
+        return self.whole.describe(int(self.rows[row]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +61,16 @@ class Listing:
     train: Rows
     validation: Rows | None = None
     test: Rows | None = None
+
+
+def check_count(
+    name: str, value: object, least: int, most: int | None = None, why: str = ""
+) -> None:
+    """ValueError unless `value` is a whole number within the limits."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
+        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} is {value!r}, but must be a whole number {allowed}{why}")
 
 
 def draw(

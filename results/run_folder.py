@@ -35,7 +35,7 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.database = path / DATABASE
         self.state = path / "state"
-        self.checkpoint = self.state / "supernet.safetensors"
+        self.checkpoints = self.state / "supernet"
         self.supernet_facts = self.state / "supernet.json"
         self.report = path / "report.html"
         self.front = path / "front.csv"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -31,11 +30,7 @@ class Settings:
     batch: int = 16  # candidates asked for at a time, whatever the number of workers
     proxy_width: float = 0.125
     proxy_resolution: int = 32
-    steps: int = 430
-    train_batch: int = 32
-    learning_rate: float = 8e-3
-    shift: float = 0.0  # training images move by up to this share of their side
-    flip: bool = False  # mirror training images; off for digits
+    training: Mapping[str, Any] = field(default_factory=dict)  # `supernet.recipe`
     seed: int = 0
     device: str = "cpu"
     threads: int = 1  # of each pass on a CPU; forward and backward passes overlap
@@ -56,12 +51,6 @@ class Settings:
             raise ValueError(f"flops_per_mac is {self.flops_per_mac!r}, but must be 1 or 2")
         if not 0 < self.proxy_width <= 1:
             raise ValueError(f"proxy_width is {self.proxy_width!r}, but must be above 0, at most 1")
-        if not 0 <= self.shift < 1:
-            raise ValueError(f"shift is {self.shift!r}, but must be at least 0 and below 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate is {self.learning_rate!r}, but must be above 0 and finite"
-            )
         for path in self.plugins:
             if not isinstance(path, str):
                 raise ValueError(f"plugins holds {path!r}, but must hold paths of files")
@@ -100,8 +89,6 @@ _AT_LEAST_ONE = (
     "evaluations",
     "batch",
     "proxy_resolution",
-    "steps",
-    "train_batch",
     "threads",
     "workers",
     "exports",
@@ -113,10 +100,9 @@ _SPECIAL: dict[str, tuple[type, ...]] = {
     "limit": (int, type(None)),
     "ray_address": (str, type(None)),
     "space_definition": (dict,),
+    "training": (dict,),
     "plugins": (list, tuple),
     "proxy_width": (float, int),
-    "learning_rate": (float, int),
-    "shift": (float, int),
 }
 _TYPES: dict[str, tuple[type, ...]] = {
     setting.name: _SPECIAL.get(

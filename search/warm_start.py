@@ -110,7 +110,7 @@ def project(space: Space, genome: Genome) -> list[Sequence[Block]] | None:
     found: list[Sequence[Block]] = []
     kept: set[type[Part]] = set()
     for stride, here in slots.items():
-        allowed = [kind for slot in here for block in slot.blocks for kind in block.genes]
+        allowed = [kind for slot in here for block in slot.blocks for kind in _kinds(block)]
         kinds = {type(block.part) for block in have[stride]}
         if any(_nearest_kind(kind, allowed) is None for kind in kinds):
             return None
@@ -119,11 +119,21 @@ def project(space: Space, genome: Genome) -> list[Sequence[Block]] | None:
     return found if _main_kind([b for blocks in have.values() for b in blocks]) in kept else None
 
 
+def _kinds(slot: Slot) -> list[type[Part]]:
+    return [option.part for option in slot.options.values()]
+
+
 def _nearest_kind(kind: type[Part], allowed: Iterable[type[Part]]) -> type[Part] | None:
     """The kind itself where it is allowed, else the first of its family, else None."""
     words = set(kind.kind.split("_"))
     family = [other for other in allowed if words & set(other.kind.split("_"))]
     return kind if kind in family else next(iter(family), None)
+
+
+def _nearest_option(kind: type[Part], slot: Slot) -> str | None:
+    """The first option of the nearest kind."""
+    near = _nearest_kind(kind, _kinds(slot))
+    return next((name for name, option in slot.options.items() if option.part is near), None)
 
 
 def _main_kind(blocks: Sequence[Block]) -> type[Part]:
@@ -210,7 +220,7 @@ def _row(space: Space, genome: Genome, stages: Sequence[Sequence[Block]], phi: f
 
 def _alike(blocks: Sequence[Block], slot: Slot) -> Sequence[Block]:
     """Where all blocks must be alike: those of the main kind that can stand there."""
-    able = [block for block in blocks if _nearest_kind(type(block.part), slot.genes)]
+    able = [block for block in blocks if _nearest_kind(type(block.part), _kinds(slot))]
     kind = _main_kind(able or blocks)
     return [block for block in blocks if type(block.part) is kind]
 
@@ -218,10 +228,10 @@ def _alike(blocks: Sequence[Block], slot: Slot) -> Sequence[Block]:
 def _write_part(slot: Slot, part: Part | None, row: Codes, **instead: Value | None) -> None:
     """The nearest kind and genes of a part, or the first kind where a slot has none near;
     `instead`, where it is not None, stands for genes of the part."""
-    near = None if part is None else _nearest_kind(type(part), slot.genes)
-    kind = near or next(iter(slot.genes))
-    slot.kind.write(kind, row, slot.name)
-    for name, gene in slot.genes[kind].items():
+    near = None if part is None else _nearest_option(type(part), slot)
+    option = near or next(iter(slot.options))
+    slot.kind.write(option, row, slot.name)
+    for name, gene in slot.options[option].genes.items():
         given = instead.get(name)
         _write(gene, getattr(part, name, None) if given is None else given, row)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from space.cost import Cost
 from space.genes import Part, Site
-from space.search_space import Choice, Codes, Slot, Space, StageSlot
+from space.search_space import Choice, Codes, Option, Slot, Space, StageSlot
 
 COSTS = tuple(field.name for field in fields(Cost))
 
@@ -113,8 +113,8 @@ class CostTable:
             return Site(space.in_channels, width, resolution, resolution, space.stem_stride)
 
         kinds, parts_of = [], []
-        for code, kind in enumerate(slot.genes):
-            parts, shape, genes = _parts(slot, kind)
+        for code, option in enumerate(slot.options.values()):
+            parts, shape, genes = _parts(slot, option)
             costs = [[_row(part.cost(site(part, r))) for part in parts] for r in self._resolutions]
             table = np.array(costs, np.int64).reshape(len(costs), *shape, len(COSTS))
             kinds.append(_KindTable(code, genes, table))
@@ -213,12 +213,10 @@ def _row(cost: Cost) -> tuple[int, ...]:
     return tuple(getattr(cost, name) for name in COSTS)
 
 
-def _parts(slot: Slot, kind: type[Part]) -> tuple[list[Part], tuple[int, ...], tuple[int, ...]]:
-    """Every setting of `kind` in `slot`, the shape of their grid and the variables behind it."""
-    genes = slot.genes[kind]
-    settings = product(*(gene.choices for gene in genes.values()))
-    parts = [slot.make(kind, dict(zip(genes, values, strict=True))) for values in settings]
-    deciding = [gene for gene in genes.values() if gene.index is not None]
+def _parts(slot: Slot, option: Option) -> tuple[list[Part], tuple[int, ...], tuple[int, ...]]:
+    """Every setting of an option of `slot`, the shape of their grid and the variables behind it."""
+    parts = [slot.make(option.part, values) for values in option.settings()]
+    deciding = [gene for gene in option.genes.values() if gene.index is not None]
     shape = tuple(len(gene.choices) for gene in deciding)
     return parts, shape, tuple(gene.index for gene in deciding if gene.index is not None)
 
@@ -228,8 +226,8 @@ def _slot_table(slot: Slot, sites: Sequence[Any]) -> _SlotTable:
     grid = np.array(sites, object)
     flat: list[Site] = grid.ravel().tolist()
     kinds = []
-    for code, kind in enumerate(slot.genes):
-        parts, shape, genes = _parts(slot, kind)
+    for code, option in enumerate(slot.options.values()):
+        parts, shape, genes = _parts(slot, option)
         costs = [[_row(part.cost(site)) for part in parts] for site in flat]
         table = np.array(costs, np.int64).reshape(*grid.shape, *shape, len(COSTS))
         kinds.append(_KindTable(code, genes, table))

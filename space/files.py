@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from space.genes import Site, describe_allowed, gene_choices, is_allowed, kept, lookup
-from space.search_space import Space, SpaceBuilder
+from space.search_space import Options, Space, SpaceBuilder
 
 try:
     from space import schema
@@ -115,9 +115,9 @@ def check_doors(space: Space) -> None:
     `make_space` leaves this out: such networks have costs, though they cannot be built.
     """
     widths = {
-        space.stem.make(kind, dict(zip(genes, values, strict=True))).channels  # type: ignore[attr-defined]
-        for kind, genes in space.stem.genes.items()
-        for values in product(*(gene.choices for gene in genes.values()))
+        space.stem.make(option.part, values).channels  # type: ignore[attr-defined]
+        for option in space.stem.options.values()
+        for values in option.settings()
     }
     for i, stage in enumerate(space.stages):
         if stage.downsample is None and stage.stride != 1:
@@ -125,8 +125,13 @@ def check_doors(space: Space) -> None:
                 f"stages.{i}: stride is {stage.stride}, but must be 1 without a downsampling module"
             )
         if stage.downsample is None:
-            for kind, genes in stage.blocks[0].genes.items():
-                part = kind(**{name: gene.choices[0] for name, gene in genes.items()})
+            if 0 in stage.depth.choices:
+                raise ValueError(
+                    f"stages.{i}: depth may be 0, but must be at least 1 without a downsampling "
+                    "module"
+                )
+            for option in stage.blocks[0].options.values():
+                part = option.part(**next(option.settings()))
                 for width, out in product(sorted(widths), stage.channels.choices):
                     try:
                         part.blueprint(Site(width, out, 1, 1))
@@ -137,22 +142,26 @@ def check_doors(space: Space) -> None:
         widths = set(stage.channels.choices)
 
 
-def _options(
-    category: str, entry: Any, defaults: Mapping[str, Any], where: str
-) -> dict[str, dict[str, list[Any]]]:
-    """kind -> gene -> values; a list of kinds takes each kind's values from `defaults`."""
-    kinds = {kind: {} for kind in entry} if isinstance(entry, list) else entry
+def _options(category: str, entry: Any, defaults: Mapping[str, Any], where: str) -> Options:
+    """Option -> kind, and gene -> values. An option is named by its kind unless it says `kind`;
+    a list of options takes each one's values from `defaults`."""
+    given = {name: {} for name in entry} if isinstance(entry, list) else entry
     options = {}
-    for kind, narrowed in kinds.items():
-        genes = {**defaults.get(kind, {}), **(narrowed or {})}
+    for name, narrowed in given.items():
+        genes = {**defaults.get(name, {}), **(narrowed or {})}
+        kind = genes.pop("kind", name)
         try:
             _check_genes(category, kind, genes)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         known = gene_choices(lookup(category, kind))
-        options[kind] = {
-            gene: [kept(value, known[gene]) for value in values] for gene, values in genes.items()
-        }
+        options[name] = (
+            kind,
+            {
+                gene: [kept(value, known[gene]) for value in values]
+                for gene, values in genes.items()
+            },
+        )
     return options
 
 

@@ -9,7 +9,7 @@ operator that is not chosen) holds 0 there, so that equal networks have equal ro
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -23,6 +23,8 @@ from space.genes import Part, describe_allowed, gene_choices, lookup, scaled_cha
 from space.genome import Genome, Stage
 
 Codes = NDArray[np.int64]
+# Name of an option -> the kind of part, and for each gene the allowed values.
+Options = Mapping[str, tuple[str, Mapping[str, Sequence[Any]]]]
 Conditions = tuple[tuple[int, frozenset[int]], ...]
 
 
@@ -46,23 +48,46 @@ class Choice:
     def value(self, row: Sequence[int]) -> Any:
         return self.choices[0 if self.index is None else row[self.index]]
 
-    def write(self, value: Any, row: Codes, name: str) -> None:
-        """Stores the code of `value`; ValueError where it is not among the choices."""
+    def code(self, value: Any, name: str) -> int:
+        """The place of `value` among the choices; ValueError where it is not one."""
         for code, allowed in enumerate(self.choices):
             if allowed == value and type(allowed) is type(value):
-                if self.index is not None:
-                    row[self.index] = code
-                return
+                return code
         raise ValueError(f"{name} is {value!r}, but must be {describe_allowed(self.choices)}")
+
+    def write(self, value: Any, row: Codes, name: str) -> None:
+        """Stores the code of `value`; ValueError where it is not among the choices."""
+        code = self.code(value, name)
+        if self.index is not None:
+            row[self.index] = code
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One of the parts that may stand in a slot: its kind, and what its genes may be."""
+
+    part: type[Part]
+    genes: Mapping[str, Choice]
+
+    def settings(self) -> Iterator[dict[str, Any]]:
+        """The genes' values in each setting."""
+        for values in product(*(gene.choices for gene in self.genes.values())):
+            yield dict(zip(self.genes, values, strict=True))
+
+    def count(self) -> int:
+        """Number of different settings."""
+        return math.prod(len(gene.choices) for gene in self.genes.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place for one part: the kinds that may stand there, and each kind's genes."""
+    """A place for one part, and the options for it. An option has the name of its kind, or, where
+    a space file gives it one, a name of its own: so a kind may stand there with several sets of
+    genes that do not mix, and a supernet keeps weights for each of them."""
 
     name: str
-    kind: Choice
-    genes: Mapping[type[Part], Mapping[str, Choice]]
+    kind: Choice  # of the options' names
+    options: Mapping[str, Option]
     width_ratio: float = 1.0
 
     def make(self, kind: type[Part], values: Mapping[str, Any]) -> Part:
@@ -70,33 +95,52 @@ class Slot:
         return part if self.width_ratio == 1 else part.scaled(self.width_ratio)
 
     def decode(self, row: Sequence[int]) -> Part:
-        kind = self.kind.value(row)
-        genes = {name: gene.value(row) for name, gene in self.genes[kind].items()}
-        return self.make(kind, genes)
+        option = self.options[self.kind.value(row)]
+        return self.make(option.part, {name: g.value(row) for name, g in option.genes.items()})
 
     def encode(self, part: Part, row: Codes) -> None:
-        if type(part) not in self.genes:
-            kinds = ", ".join(repr(kind.kind) for kind in self.genes)
-            raise ValueError(f"{self.name} is {part.kind!r}, but must be one of {kinds}")
-        self.kind.write(type(part), row, self.name)
-        for name, gene in self.genes[type(part)].items():
-            made = self._as_made(type(part), name, gene)
-            made.write(getattr(part, name), row, f"{self.name}.{part.kind}.{name}")
+        name = self.option_of(part)
+        self.kind.write(name, row, self.name)
+        for gene, made in self._as_made(self.options[name]).items():
+            made.write(getattr(part, gene), row, f"{self.name}.{name}.{gene}")
 
-    def _as_made(self, kind: type[Part], name: str, gene: Choice) -> Choice:
-        """The choices of a gene as they are in a part of this slot, which may be scaled."""
-        if self.width_ratio == 1:
-            return gene
-        made = (getattr(self.make(kind, {name: value}), name) for value in gene.choices)
-        return replace(gene, choices=tuple(made))
+    def option_of(self, part: Part) -> str:
+        """The name of the option that `part` is a setting of; ValueError where there is none."""
+        alike = {name: o for name, o in self.options.items() if o.part is type(part)}
+        if not alike:
+            kinds = ", ".join(repr(option.part.kind) for option in self.options.values())
+            raise ValueError(f"{self.name} is {part.kind!r}, but must be one of {kinds}")
+        reason: ValueError | None = None
+        for name, option in alike.items():
+            try:
+                for gene, made in self._as_made(option).items():
+                    made.code(getattr(part, gene), f"{self.name}.{name}.{gene}")
+            except ValueError as error:
+                reason = reason or error
+            else:
+                return name
+        assert reason is not None
+        raise reason
+
+    def _as_made(self, option: Option) -> dict[str, Choice]:
+        """The genes' choices as they are in a part of this slot, which may be scaled; genes that
+        the space leaves alone have one choice, their default."""
+        usual = self.make(option.part, {})
+        made = {}
+        for name in gene_choices(option.part):
+            gene = option.genes.get(name)
+            if gene is None:
+                made[name] = Choice((getattr(usual, name),), None)
+            elif self.width_ratio == 1:
+                made[name] = gene
+            else:
+                values = (getattr(self.make(option.part, {name: v}), name) for v in gene.choices)
+                made[name] = replace(gene, choices=tuple(values))
+        return made
 
     def count(self) -> int:
         """Number of different parts."""
-        return sum(self.count_of(kind) for kind in self.genes)
-
-    def count_of(self, kind: type[Part]) -> int:
-        """Number of different settings of one kind."""
-        return math.prod(len(gene.choices) for gene in self.genes[kind].values())
+        return sum(option.count() for option in self.options.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +188,7 @@ class StageSlot:
     def count(self) -> int:
         depths = self.depth.choices
         if len(self.blocks) == 1:
-            blocks = self.blocks[0].count() * len(depths)
+            blocks = sum(self.blocks[0].count() if d else 1 for d in depths)
         else:
             blocks = sum(self.blocks[0].count() ** d for d in depths)
         return len(self.channels.choices) * blocks * (self.downsample or _ONE).count()
@@ -308,9 +352,9 @@ class Space:
     def stem_stride(self) -> int:
         """Every stem of a space has this one stride, so that each stage has one map size."""
         strides = {
-            self.stem.make(kind, dict(zip(genes, values, strict=True))).stride  # type: ignore[attr-defined]
-            for kind, genes in self.stem.genes.items()
-            for values in product(*(gene.choices for gene in genes.values()))
+            self.stem.make(option.part, values).stride  # type: ignore[attr-defined]
+            for option in self.stem.options.values()
+            for values in option.settings()
         }
         if len(strides) > 1:
             raise ValueError(f"space {self.name!r}: the stem must have one stride, not several")
@@ -362,23 +406,24 @@ class SpaceBuilder:
         self,
         name: str,
         category: str,
-        options: Mapping[str, Mapping[str, Sequence[Any]]],
+        options: Options,
         conditions: Conditions = (),
     ) -> Slot:
-        """`options`: kind -> gene -> allowed values; genes left out are fixed to their default."""
-        kinds = [lookup(category, kind) for kind in options]
-        kind = self.choice(name, kinds, conditions)
-        genes: dict[type[Part], dict[str, Choice]] = {}
-        for code, (part, values) in enumerate(zip(kinds, options.values(), strict=True)):
+        """Genes that an option leaves out are fixed to their default."""
+        kind = self.choice(name, list(options), conditions)
+        made: dict[str, Option] = {}
+        for code, (option, (kind_name, values)) in enumerate(options.items()):
             inner = conditions
             if kind.index is not None:
                 inner = (*conditions, (kind.index, frozenset({code})))
-            genes[part] = {
-                gene: self.choice(f"{name}.{part.kind}.{gene}", values[gene], inner)
+            part = lookup(category, kind_name)
+            genes = {
+                gene: self.choice(f"{name}.{option}.{gene}", values[gene], inner)
                 for gene in gene_choices(part)
                 if gene in values
             }
-        return Slot(name, kind, genes)
+            made[option] = Option(part, genes)
+        return Slot(name, kind, made)
 
     def stage(
         self,
@@ -387,8 +432,8 @@ class SpaceBuilder:
         channels: Sequence[int],
         depth: Sequence[int],
         stride: int,
-        downsampling: Mapping[str, Mapping[str, Sequence[Any]]] | None,
-        operators: Mapping[str, Mapping[str, Sequence[Any]]],
+        downsampling: Options | None,
+        operators: Options,
         alike: bool,
     ) -> StageSlot:
         """`alike`: all blocks of the stage share their genes; else each has its own."""
@@ -400,16 +445,16 @@ class SpaceBuilder:
             if downsampling is None
             else self.slot(f"{name}.downsample", "downsampling", downsampling)
         )
-        if alike:
-            blocks = [self.slot(f"{name}.blocks", "operator", operators)]
-        else:
-            blocks = []
-            for j in range(max(depth)):
-                reached = frozenset(code for code, d in enumerate(depth) if d > j)
-                exists: Conditions = ()
-                if depth_choice.index is not None and len(reached) < len(depth):
-                    exists = ((depth_choice.index, reached),)
-                blocks.append(self.slot(f"{name}.blocks.{j}", "operator", operators, exists))
+        blocks = []
+        for j in range(max(depth)):
+            reached = frozenset(code for code, d in enumerate(depth) if d > j)
+            exists: Conditions = ()
+            if depth_choice.index is not None and len(reached) < len(depth):
+                exists = ((depth_choice.index, reached),)
+            place = f"{name}.blocks" if alike else f"{name}.blocks.{j}"
+            blocks.append(self.slot(place, "operator", operators, exists))
+            if alike:
+                break
         return StageSlot(
             channels_choice,
             depth_choice,

@@ -11,7 +11,7 @@ Weight sharing by leading slices follows Once-for-all (Cai et al., 2020, arXiv 1
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations_with_replacement, product
@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from space.genes import Part, Site
 from space.genome import Genome, Placed
-from space.search_space import Slot, Space
+from space.search_space import Option, Slot, Space
 from space.slicing import Axes, Cut, describe
 
 Buffers = dict[str, dict[str, Tensor]]
@@ -53,14 +54,31 @@ class _Prepared:
 class Supernet:
     """Shared weights of the networks of `space`.
 
-    `weights` maps `"<position>.<kind>.<parameter>"` to a leaf tensor, for instance
-    `"stages.2.blocks.0.attention.mixer.branch.q.weight"`; a pool takes the place of the kind where
-    a part names one (`Part.pools`). The same seed gives the same weights.
+    `weights` maps `"<position>.<option>.<parameter>"` to a leaf tensor, for instance
+    `"stages.2.blocks.0.attention.mixer.branch.q.weight"`; a pool takes the place of the option
+    where a part names one (`Part.pools`) and `pooled`. The same seed gives the same weights.
+
+    `split_at` names slots (`"stages.2.blocks"`) at whose options the supernet falls into branches
+    once `split` is called: networks that differ there then share no weight, whose names begin with
+    `"<branch>/"` (few-shot NAS, Zhao et al., 2021, arXiv 2006.06863, section 3.2).
     """
 
-    def __init__(self, space: Space, *, seed: int = 0, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        space: Space,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        pooled: bool = True,
+        split_at: Sequence[str] = (),
+    ):
         self.space = space
         self.device = torch.device(device)
+        self.checkpointing = False  # recompute each part in the backward pass, to save memory
+        self._pooled = pooled
+        self._slots = {path: slot for path, slot, _ in positions(space)}
+        self._split_at = _places(space, split_at)
+        self.is_split = False
         self._axes: dict[str, Axes] = {}
         self.weights: dict[str, Tensor] = {}
         self._prepared: dict[tuple[str, Part, Site], _Prepared] = {}
@@ -68,6 +86,47 @@ class Supernet:
             torch.manual_seed(seed)
             for path, slot, sites in positions(space):
                 self._add(path, slot, sites)
+
+    def _name(self, path: str, part: Part, parameter: str) -> str:
+        """Where a parameter of `part` at `path` is kept, within a branch."""
+        if self._pooled:
+            for submodule, pool in part.pools.items():
+                if parameter.startswith(submodule + "."):
+                    return f"{path}.{pool}.{parameter}"
+        return f"{path}.{self._slots[path].option_of(part)}.{parameter}"
+
+    # ---- branches
+
+    def branch_of(self, genome: Genome) -> str:
+        """What the names of a network's weights begin with: nothing unless `is_split`."""
+        if not self.is_split:
+            return ""
+        parts = {placed.path: placed.part for placed in genome.parts()}
+        return _branch(
+            self._slots[path].option_of(parts[path]) if path in parts else "-"
+            for path in self._split_at
+        )
+
+    def split(self) -> dict[str, list[str]]:
+        """Gives each branch weights of its own, copies of those that all had until now. Returns
+        what became of each name. Without `split_at` nothing happens."""
+        if not self._split_at or self.is_split:
+            return {}
+        self.is_split = True
+        options = [
+            [*self._slots[path].options, *(["-"] if _may_lack(self.space, path) else [])]
+            for path in self._split_at
+        ]
+        branches = [_branch(chosen) for chosen in product(*options)]
+        became = {name: [branch + name for branch in branches] for name in self.weights}
+        self.weights = {
+            name: _stored(weight.detach().clone()).requires_grad_()
+            for old, weight in self.weights.items()
+            for name in became[old]
+        }
+        return became
+
+    # ---- allocation
 
     def _add(self, path: str, slot: Slot, sites: list[Site]) -> None:
         """Allocates the parameters of one position.
@@ -79,7 +138,7 @@ class Supernet:
         donors: dict[str, tuple[Part, Site, str]] = {}
         for part, site in _variants(slot, sites):
             for name, axes in _skeleton(part, site).axes.items():
-                full = weight_name(path, type(part), name)
+                full = self._name(path, part, name)
                 known = largest.get(full)
                 largest[full] = axes if known is None else _union(known, axes)
                 if largest[full] != known:
@@ -104,8 +163,8 @@ class Supernet:
             skeleton = _skeleton(placed.part, placed.site)
             cuts = {}
             for name, axes in skeleton.axes.items():
-                full = weight_name(placed.path, type(placed.part), name)
                 try:
+                    full = self._name(placed.path, placed.part, name)
                     cuts[name] = (full, Cut.between(axes, self._axes[full]))
                 except (KeyError, ValueError) as error:
                     raise ValueError(
@@ -123,15 +182,26 @@ class Supernet:
         *,
         training: bool = False,
         buffers: Mapping[str, Tensor] | None = None,
+        branch: str = "",
     ) -> Tensor:
         """One part of a candidate on its input map."""
         prepared = self.prepare(placed)
-        tensors = {name: cut(self.weights[full]) for name, (full, cut) in prepared.cuts.items()}
+        module = prepared.module
+        tensors = {
+            name: cut(self.weights[branch + full]) for name, (full, cut) in prepared.cuts.items()
+        }
         if prepared.has_buffers:
-            tensors |= self._fresh(prepared.module) if buffers is None else dict(buffers)
-        if prepared.module.training != training:
-            prepared.module.train(training)
-        return functional_call(prepared.module, tensors, (x,))
+            tensors |= self._fresh(module) if buffers is None else dict(buffers)
+        if module.training != training:
+            module.train(training)
+        if not (self.checkpointing and training and torch.is_grad_enabled()):
+            return functional_call(module, tensors, (x,))
+
+        def again(x: Tensor) -> Tensor:
+            module.train(training)  # other candidates may have changed it meanwhile
+            return functional_call(module, tensors, (x,))
+
+        return checkpoint(again, x, use_reentrant=False, preserve_rng_state=False)
 
     def __call__(
         self,
@@ -146,14 +216,14 @@ class Supernet:
         A network with BatchNorm uses the statistics of the batch when `training`, and needs
         `buffers` from `calibrate` otherwise (ValueError).
         """
-        x = images
+        x, branch = images, self.branch_of(genome)
         for placed in genome.parts():
             kept = (buffers or {}).get(placed.path)
             if kept is None and not training and self.prepare(placed).has_buffers:
                 raise ValueError(
                     f"{placed.path} has running statistics: calibrate the genome first"
                 )
-            x = self.run(placed, x, training=training, buffers=kept)
+            x = self.run(placed, x, training=training, buffers=kept, branch=branch)
         return x
 
     # ---- running statistics
@@ -190,20 +260,29 @@ class Supernet:
 
     def state_of(self, genome: Genome, buffers: Buffers | None = None) -> dict[str, Tensor]:
         """A state dict for `space.build(genome)`: copies of the candidate's weights."""
-        state = {}
+        state, branch = {}, self.branch_of(genome)
         for placed in genome.parts():
             for name, (full, cut) in self.prepare(placed).cuts.items():
-                state[f"{placed.path}.{name}"] = cut(self.weights[full]).detach().clone()
+                state[f"{placed.path}.{name}"] = cut(self.weights[branch + full]).detach().clone()
             for name, buffer in (buffers or {}).get(placed.path, {}).items():
                 state[f"{placed.path}.{name}"] = buffer.clone()
         return state
 
     def used_by(self, genome: Genome) -> set[str]:
         """Names of the weights that a candidate takes part of."""
-        return {full for placed in genome.parts() for full, _ in self.prepare(placed).cuts.values()}
+        branch = self.branch_of(genome)
+        return {
+            branch + full
+            for placed in genome.parts()
+            for full, _ in self.prepare(placed).cuts.values()
+        }
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies `weights` in; ValueError where names or shapes differ from this supernet's."""
+        """Copies `weights` in; ValueError where names or shapes differ from this supernet's.
+
+        Weights of branches split this supernet."""
+        if self._split_at and not self.is_split and not set(weights) & set(self.weights):
+            self.split()
         if set(weights) != set(self.weights):
             odd = sorted(set(weights) ^ set(self.weights))
             raise ValueError(f"these weights are not of this supernet: {odd[0]!r} differs")
@@ -217,12 +296,29 @@ class Supernet:
                 weight.copy_(weights[name])
 
 
-def weight_name(path: str, kind: type[Part], parameter: str) -> str:
-    """Where a supernet keeps a parameter of a part of `kind` at `path`."""
-    for submodule, pool in kind.pools.items():
-        if parameter.startswith(submodule + "."):
-            return f"{path}.{pool}.{parameter}"
-    return f"{path}.{kind.kind}.{parameter}"
+def _branch(options: Iterable[str]) -> str:
+    return "+".join(options) + "/"
+
+
+def _may_lack(space: Space, path: str) -> bool:
+    """Whether there are networks without a part at `path`."""
+    words = path.split(".")
+    return "blocks" in words and int(words[3]) >= min(space.stages[int(words[1])].depth.choices)
+
+
+def _places(space: Space, names: Sequence[str]) -> tuple[str, ...]:
+    """The position that decides each slot of `names`; ValueError where there is no such slot."""
+    first: dict[str, str] = {}
+    for path, slot, _ in positions(space):
+        if len(slot.options) > 1:
+            first.setdefault(slot.name, path)
+    for name in names:
+        if name not in first:
+            known = ", ".join(first) or "none"
+            raise ValueError(
+                f"split_at names {name!r}, but must name slots with several options: {known}"
+            )
+    return tuple(first[name] for name in names)
 
 
 def _variants(slot: Slot, sites: list[Site]) -> Iterator[tuple[Part, Site]]:
@@ -230,9 +326,9 @@ def _variants(slot: Slot, sites: list[Site]) -> Iterator[tuple[Part, Site]]:
 
     At the largest site all settings, at the others one for each set of parameters that there is.
     """
-    for kind in slot.genes:
+    for option in slot.options.values():
         largest: dict[frozenset[str], Part] = {}
-        for part in _settings(slot, kind):
+        for part in _settings(slot, option):
             largest.setdefault(frozenset(_skeleton(part, sites[0]).axes), part)
             yield part, sites[0]
         yield from ((part, site) for part in largest.values() for site in sites[1:])
@@ -265,16 +361,15 @@ def positions(space: Space) -> Iterator[tuple[str, Slot, list[Site]]]:
     yield "head", space.head, [Site(width, space.classes, side, side) for width in widths]
 
 
-def _settings(slot: Slot, kind: type[Part]) -> list[Part]:
-    """Settings of `kind`, the largest first, that together have every parameter at its largest.
+def _settings(slot: Slot, option: Option) -> list[Part]:
+    """Settings of `option`, the largest first, that together have every parameter at its largest.
 
     All of them where they are few. Else those that differ from the largest in at most two genes:
     a parameter whose size hangs on three genes at once would be missed, and `Supernet.prepare`
     would say so.
     """
-    genes = slot.genes[kind]
-    choices = [gene.choices[::-1] for gene in genes.values()]
-    if slot.count_of(kind) <= MOST_SETTINGS:
+    choices = [gene.choices[::-1] for gene in option.genes.values()]
+    if option.count() <= MOST_SETTINGS:
         chosen = list(product(*choices))
     else:
         top = tuple(values[0] for values in choices)
@@ -285,11 +380,11 @@ def _settings(slot: Slot, kind: type[Part]) -> list[Part]:
                 changed[a], changed[b] = pair
                 chosen.append(tuple(changed))
         chosen = list(dict.fromkeys(chosen))
-    return [slot.make(kind, dict(zip(genes, values, strict=True))) for values in chosen]
+    return [slot.make(option.part, dict(zip(option.genes, v, strict=True))) for v in chosen]
 
 
 def _settings_of(slot: Slot) -> list[Part]:
-    return [part for kind in slot.genes for part in _settings(slot, kind)]
+    return [part for option in slot.options.values() for part in _settings(slot, option)]
 
 
 class _WithoutInit(TorchFunctionMode):

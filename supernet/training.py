@@ -1,104 +1,64 @@
-"""Training a supernet: the sandwich rule with in-place distillation.
+"""Training: of a supernet, by the sandwich rule and in-place distillation, or of one network alone.
 
-Each step trains four networks on one batch: the largest on the labels, then the smallest and
-`random` sampled ones on the largest one's predictions (Yu and Huang, 2019, arXiv 1903.05134,
-sections 3.2 and 3.3). All gradients are summed into the shared weights before one AdamW step.
+Each step of a supernet trains several networks on one batch: the largest on the labels, then the
+smallest and some sampled ones on the largest one's predictions (Yu and Huang, 2019, arXiv
+1903.05134, sections 3.2 and 3.3). All gradients are summed into the shared weights before one step
+of the optimiser. A network alone goes through the same steps on the same images, with itself only.
 
-Whatever is random in a step follows from the seed and the step's number alone. So a training that
-was stopped and goes on from a checkpoint ends with the weights of one that never stopped.
+Whatever is random in a step follows from the seed and the step's number, so a training that was
+stopped and goes on from a checkpoint ends with the weights of one that never stopped.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from space.cost_table import CostTable
 from space.genome import Genome
+from space.network import build
+from supernet.batches import Batches, Examples
+from supernet.checkpoints import Checkpoints
+from supernet.curriculum import make_curriculum
+from supernet.losses import adaptive_divergence, soft_cross_entropy
 from supernet.network import Supernet
+from supernet.recipe import TrainingSettings
+from supernet.sampling import make_sampler
+
+MOMENTUM = 0.9  # of SGD
+PROBES = 12  # times that a training looks how good its networks are
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSettings:
-    """How a supernet is trained."""
-
-    steps: int = 430
-    batch: int = 32
-    random: int = 2  # networks per step beside the largest and the smallest
-    learning_rate: float = 8e-3  # at the peak; linear warm-up, then cosine to zero
-    warmup: float = 0.1  # share of the steps
-    weight_decay: float = 0.05
-    clip: float = 1.0  # largest norm of the summed gradient
-    shift: float = 0.0  # images move by up to this share of their side
-    flip: bool = True  # mirror half of the images
+class Diverged(ValueError):
+    """The gradient is not a number; the weights are those of the step before."""
 
 
-class Batches:
-    """Shuffled, augmented batches of uint8 images (N, 3, R, R); batch `step` never changes."""
+class Group(Protocol):
+    """The processes that train together, each on its share of every batch."""
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        settings: TrainingSettings,
-        seed: int,
-    ):
-        self._images, self._labels = images, labels
-        self._mean, self._std = mean, std
-        self._settings, self._seed = settings, seed
-        self._size = min(settings.batch, len(images))
+    rank: int
+    ranks: int
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        per_epoch = len(self._images) // self._size
-        epoch, place = divmod(step, per_epoch)
-        order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(self._images))
-        chosen = torch.from_numpy(order[place * self._size : (place + 1) * self._size])
-        rng = np.random.default_rng([self._seed, 2, step])
-        images = _shifted(self._images[chosen], self._settings.shift, rng)
-        if self._settings.flip:
-            mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        return normalise(images, self._mean, self._std), self._labels[chosen]
-
-    def plain(self, count: int) -> Tensor:
-        """The first `count` images, normalised and not augmented."""
-        return normalise(self._images[:count], self._mean, self._std)
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor by its mean over the processes."""
+        ...
 
 
-def _shifted(images: Tensor, share: float, rng: np.random.Generator) -> Tensor:
-    """Each image moved by up to `share` of its side; what comes in repeats the border."""
-    side = images.shape[-1]
-    reach = int(share * side)
-    if reach == 0:
-        return images
-    offsets = torch.from_numpy(rng.integers(-reach, reach + 1, (2, len(images), 1)))
-    rows, columns = (torch.arange(side) + offsets).clamp(0, side - 1).to(images.device)
-    each = torch.arange(len(images), device=images.device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
-    return images[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
+class Alone:
+    """One process."""
 
+    rank, ranks = 0, 1
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (N, C, H, W) to float32 of zero mean and unit deviation, stored channels last."""
-    shape = (1, -1, 1, 1)
-    scaled = images.to(memory_format=torch.channels_last).float() / 255
-    middle = torch.tensor(mean, device=images.device).view(shape)
-    return (scaled - middle) / torch.tensor(std, device=images.device).view(shape)
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        pass
 
 
 class _Backward:
@@ -106,17 +66,24 @@ class _Backward:
 
     Small networks spend their forward passes in Python and their backward passes outside it, so
     the two overlap. One thread adds up all gradients, in a fixed order, so the result is the same.
+    Not where a backward pass computes a part again: equal parts share one module, which takes one
+    candidate's weights at a time.
     """
 
-    def __init__(self, device: torch.device):
-        self._pool = ThreadPoolExecutor(1) if device.type == "cpu" else None
+    def __init__(self, device: torch.device, settings: TrainingSettings):
+        overlaps = device.type == "cpu" and not settings.checkpointing
+        self._pool = ThreadPoolExecutor(1) if overlaps else None
         self._waiting: list[Future[None]] = []
 
     def __call__(self, loss: Tensor) -> None:
+        self.then(loss.backward)
+
+    def then(self, work: Callable[[], None]) -> None:
+        """Does `work` when the passes so far are done."""
         if self._pool is None:
-            loss.backward()
+            work()
         else:
-            self._waiting.append(self._pool.submit(loss.backward))
+            self._waiting.append(self._pool.submit(work))
 
     def __enter__(self) -> _Backward:
         return self
@@ -131,141 +98,459 @@ class _Backward:
             done.result()
 
 
-class Trainer:
-    """Trains `supernet`; `step` is the number of steps done."""
+class Training:
+    """Steps, schedule, average and checkpoints; a subclass says what a step trains.
+
+    `step` is the number of steps done, of `steps`; `losses` has one number a step, and `probes`
+    what was found when the training looked at its networks.
+    """
 
     def __init__(
-        self, supernet: Supernet, batches: Batches, settings: TrainingSettings, *, seed: int
+        self,
+        parameters: Mapping[str, Tensor],
+        batches: Batches,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        side: int,
+        multiple: int,
+        group: Group | None = None,
     ):
-        self.supernet, self.settings, self.step = supernet, settings, 0
-        self.losses: list[float] = []  # of the largest network, one a step
-        self._batches, self._seed = batches, seed
+        self.settings, self.step = settings, 0
+        self.losses: list[float] = []
+        self.probes: list[dict[str, float]] = []
+        self.group: Group = group or Alone()
+        self._batches, self._seed, self._side = batches, seed, side
+        self._curriculum = make_curriculum(
+            settings.curriculum,
+            side=side,
+            multiple=multiple,
+            steps=settings.steps,
+            magnitude=settings.randaugment,
+        )
+        self.steps = self._curriculum.total_steps
+        self._take(parameters)
+
+    def _take(self, parameters: Mapping[str, Tensor]) -> None:
+        """Makes `parameters` those that are trained, with fresh moments."""
+        self._parameters = dict(parameters)
+        self.device = next(iter(self._parameters.values())).device
+        self._optimiser = _optimiser(self.settings, list(self._parameters.values()))
+        self._average: dict[str, Tensor] = {}
+        if self.settings.ema:
+            self._average = {n: w.detach().clone() for n, w in self._parameters.items()}
+
+    # ---- one step
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine down to zero, over the compute that is done."""
+        warm = max(1, round(self.settings.warmup * self.steps))
+        if step < warm:
+            return self.settings.learning_rate * (step + 1) / warm
+        begin, now = self._curriculum.progress(warm), self._curriculum.progress(step)
+        done = (now - begin) / max(1e-9, 1 - begin)
+        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def train_step(self) -> float:
+        """One step; returns its loss. Raises `Diverged`, the weights left as they were, where the
+        gradient is not finite."""
+        self._before_step()
+        settings, phase = self.settings, self._curriculum.at(self.step)
+        for options in self._optimiser.param_groups:
+            options["lr"] = self.learning_rate(self.step)
+        self._optimiser.zero_grad(set_to_none=True)
+        losses = []
+        with _Backward(self.device, settings) as backward:
+            for part in range(settings.accumulate):
+                examples = self._batches(self.step * settings.accumulate + part, phase)
+                losses.append(self._add_gradients(examples, backward))
+        gradients = [w.grad for w in self._parameters.values() if w.grad is not None]
+        gradients += self._kept_apart()
+        if settings.accumulate > 1:
+            torch._foreach_div_(gradients, settings.accumulate)
+        loss = torch.stack(losses).mean()
+        self.group.average([*gradients, loss])
+        self._join()
+        most = settings.clip or math.inf
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), most, foreach=True)
+        if not torch.isfinite(norm + loss):
+            raise Diverged(
+                f"training diverged: in step {self.step + 1} the loss is {float(loss):g} and the "
+                f"norm of its gradient {float(norm):g}; begin another training with a "
+                f"learning_rate below {settings.learning_rate:g}"
+            )
+        self._optimiser.step()
+        self.step += 1
+        self._update_average()
+        self.losses.append(float(loss))
+        return self.losses[-1]
+
+    def _before_step(self) -> None:
+        """Changes what is trained, where it is time to."""
+
+    def _kept_apart(self) -> list[Tensor]:
+        """Gradients that are not in the sum yet."""
+        return []
+
+    def _join(self) -> None:
+        """Adds them to it."""
+
+    def _add_gradients(self, examples: Examples, backward: _Backward) -> Tensor:
+        """Adds the gradients of one batch; returns the loss, detached."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            yield
+
+    # ---- the average of the weights
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Moves the average; after the last step it becomes the weights. Early on it follows
+        faster, so that the start is forgotten (as in TensorFlow's ExponentialMovingAverage)."""
+        if not self._average:
+            return
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        averages = [self._average[name] for name in self._parameters]
+        torch._foreach_lerp_(averages, list(self._parameters.values()), 1 - decay)
+        if self.step == self.steps:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """Swaps the weights and their average."""
+        for name, average in self._average.items():
+            weight, held = self._parameters[name], average.clone()
+            average.copy_(weight)
+            weight.copy_(held)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The average in place of the weights, if there is one and training is not over."""
+        swap = bool(self._average) and self.step < self.steps
+        if swap:
+            self._exchange()
+        try:
+            yield
+        finally:
+            if swap:
+                self._exchange()
+
+    # ---- a whole training
+
+    def run(
+        self,
+        checkpoints: Checkpoints | None = None,
+        *,
+        every_seconds: float = 15.0,
+        progress: Callable[[int, int, float], None] | None = None,
+        probe: Callable[[], dict[str, float]] | None = None,
+    ) -> None:
+        """Trains to the end, with a checkpoint from time to time and one when done.
+
+        `progress` gets steps done, steps in all, and the loss. `probe` looks at the networks, some
+        `PROBES` times. An interrupt, or `Diverged`, leaves the last checkpoint.
+        """
+        saved = time.monotonic()
+        looks = {round(self.steps * i / PROBES) for i in range(1, PROBES + 1)}
+        while self.step < self.steps:
+            loss = self.train_step()
+            if probe is not None and self.step in looks:
+                with self.averaged():
+                    self.probes.append({"step": self.step, **probe()})
+            if progress is not None:
+                progress(self.step, self.steps, loss)
+            done = self.step == self.steps
+            if checkpoints is not None and (done or time.monotonic() - saved > every_seconds):
+                self.save(checkpoints)
+                saved = time.monotonic()
+
+    # ---- checkpoints
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        """Writes a checkpoint; of several processes, the first does."""
+        if self.group.rank:
+            return
+        tensors: dict[str, Tensor] = {}
+        for name, weight in self._parameters.items():
+            tensors[f"weight:{name}"] = weight.detach().contiguous()
+            for key, value in self._optimiser.state.get(weight, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{key}:{name}"] = value.contiguous()
+        for name, value in self._average.items():
+            tensors[f"average:{name}"] = value.contiguous()
+        checkpoints.save(self.step, tensors, {**self._identity(), **self._progress()})
+
+    def _identity(self) -> dict[str, Any]:
+        """What another training would have to share to go on from this one's checkpoint."""
+        return {"settings": self.settings.to_plain(), "seed": self._seed, "ranks": self.group.ranks}
+
+    def _progress(self) -> dict[str, Any]:
+        return {"step": self.step, "losses": self.losses, "probes": self.probes}
+
+    def load(self, checkpoints: Checkpoints) -> bool:
+        """Goes on from the newest checkpoint, if there is one; ValueError where all are broken or
+        it is of another training."""
+        found = checkpoints.latest()
+        if found is None:
+            return False
+        tensors, header = found
+        for key, value in self._identity().items():
+            if header.get(key) != value:
+                raise ValueError(
+                    f"{checkpoints.folder} was trained with other settings: {key} is "
+                    f"{header.get(key)!r} there, and {value!r} here"
+                )
+        self._prepare_for(header)
+        state: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition(":")
+            state.setdefault(name, {})[kind] = tensor
+        self._check_weights({name: held.get("weight") for name, held in state.items()})
+        with torch.no_grad():
+            for name, weight in self._parameters.items():
+                weight.copy_(state[name].pop("weight"))
+                if self._average:
+                    self._average[name].copy_(state[name].pop("average"))
+                if state[name]:
+                    self._optimiser.state[weight] = {
+                        key: _stored_as(weight, value) for key, value in state[name].items()
+                    }
+        self._resume_from(header)
+        return True
+
+    def _prepare_for(self, header: Mapping[str, Any]) -> None:
+        """Brings what is trained into the form that the checkpoint has."""
+
+    def _resume_from(self, header: Mapping[str, Any]) -> None:
+        self.step = header["step"]
+        self.losses, self.probes = list(header["losses"]), list(header["probes"])
+
+    def _check_weights(self, weights: Mapping[str, Tensor | None]) -> None:
+        odd = sorted(set(weights) ^ set(self._parameters))
+        if odd:
+            raise ValueError(f"these weights are not of this network: {odd[0]!r} differs")
+        for name, weight in self._parameters.items():
+            held = weights[name]
+            if held is None or held.shape != weight.shape:
+                shape = None if held is None else tuple(held.shape)
+                raise ValueError(
+                    f"these weights are not of this network: {name!r} has shape {shape}, but must "
+                    f"have {tuple(weight.shape)}"
+                )
+
+
+class Trainer(Training):
+    """Trains `supernet`. The loss that it reports is the largest network's, or, without the
+    sandwich rule, that of the first network of the step."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        batches: Batches,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        group: Group | None = None,
+    ):
         space = supernet.space
+        self.supernet = supernet
+        supernet.checkpointing = settings.checkpointing
+        super().__init__(
+            supernet.weights,
+            batches,
+            settings,
+            seed=seed,
+            side=max(space.resolution.choices),
+            multiple=space.stem_stride,
+            group=group,
+        )
         table = CostTable(space)
         self.largest = space.decode(table.extreme("macs", largest=True))
         self.smallest = space.decode(table.extreme("macs", largest=False))
-        decayed = [w for w in supernet.weights.values() if w.ndim > 1]
-        plain = [w for w in supernet.weights.values() if w.ndim <= 1]
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": settings.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            fused=True,
-        )
-
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to zero."""
-        total, warm = self.settings.steps, max(1, round(self.settings.warmup * self.settings.steps))
-        if step < warm:
-            return self.settings.learning_rate * (step + 1) / warm
-        done = (step - warm) / max(1, total - warm)
-        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-    def sampled(self, step: int) -> list[Genome]:
-        """The networks of a step that are drawn at random."""
-        space = self.supernet.space
-        rng = np.random.default_rng([self._seed, 3, step])
-        return [space.decode(row) for row in space.sample_codes(rng, self.settings.random)]
+        self._sampler = make_sampler(settings.sampling, space, seed)
+        self._drawn: tuple[int, list[Genome]] = (-1, [])
+        self._of_largest: dict[str, Tensor] = {}  # its gradient, where conflicts are looked at
 
     def calibration_images(self, count: int) -> Tensor:
         """The first `count` training images, normalised and not augmented."""
         return self._batches.plain(count)
 
-    def train_step(self) -> float:
-        """One step; returns the loss of the largest network."""
-        images, labels = self._batches(self.step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
-        self._optimizer.zero_grad(set_to_none=True)
-        with _Backward(self.supernet.device) as backward:
-            logits = self.supernet(self.largest, images, training=True)
-            loss = F.cross_entropy(logits, labels)
+    def drawn(self) -> list[Genome]:
+        """The networks of this step that are drawn at random."""
+        if self._drawn[0] != self.step:
+            rows = self._sampler.draw(self.step, self.settings.sampled)
+            self._drawn = (self.step, [self.supernet.space.decode(row) for row in rows])
+        return self._drawn[1]
+
+    def _before_step(self) -> None:
+        if self.step == round(self.settings.split_after * self.steps):
+            self._split()
+
+    def _split(self) -> None:
+        """Splits the supernet; moments and averages go along."""
+        moments = {n: self._optimiser.state.get(w, {}) for n, w in self._parameters.items()}
+        averages = self._average
+        became = self.supernet.split()
+        if not became:
+            return
+        self._take(self.supernet.weights)
+        for old, names in became.items():
+            for name in names:
+                weight = self._parameters[name]
+                if moments[old]:
+                    self._optimiser.state[weight] = {
+                        k: v.clone() if isinstance(v, Tensor) else v
+                        for k, v in moments[old].items()
+                    }
+                if averages:
+                    self._average[name].copy_(averages[old])
+
+    def _add_gradients(self, examples: Examples, backward: _Backward) -> Tensor:
+        settings = self.settings
+        images, targets = examples.images, examples.targets
+        networks = [self.smallest] if settings.sandwich else []
+        networks += self.drawn()
+        teacher, loss = None, None
+        if settings.sandwich:
+            teacher = self._logits(self.largest, images)
+            loss = soft_cross_entropy(teacher, targets)
             backward(loss)
-            target = self._soft_labels(labels, logits.detach())
-            for genome in (self.smallest, *self.sampled(self.step)):
-                logits = self.supernet(genome, images, training=True)
-                backward(F.cross_entropy(logits, target))
-        torch.nn.utils.clip_grad_norm_(self.supernet.weights.values(), self.settings.clip)
-        self._optimizer.step()
-        self.step += 1
-        self.losses.append(float(loss.detach()))
-        return self.losses[-1]
+            if settings.conflict:
+                backward.then(self._set_apart)
+            teacher = teacher.detach()
+        for genome in networks:
+            own = self._distilled(self._logits(genome, images), targets, teacher)
+            backward(own)
+            loss = own if loss is None else loss
+        assert loss is not None
+        return loss.detach()
 
-    def _soft_labels(self, labels: Tensor, teacher: Tensor) -> Tensor:
-        """The labels, giving way to the largest network's predictions as it learns."""
-        trust = self.step / self.settings.steps
-        return trust * teacher.softmax(1) + (1 - trust) * F.one_hot(labels, teacher.shape[1])
+    def _logits(self, genome: Genome, images: Tensor) -> Tensor:
+        with self._precision():
+            return self.supernet(self._fitted(genome), images, training=True)
 
-    def run(
-        self,
-        checkpoint: Path | None = None,
-        *,
-        every_seconds: float = 15.0,
-        progress: Callable[[int, int, float], None] | None = None,
-    ) -> None:
-        """Trains to the end, with a checkpoint from time to time and one when done.
+    def _fitted(self, genome: Genome) -> Genome:
+        """The network for images as small as the curriculum makes them."""
+        side = self._curriculum.at(self.step).side
+        return genome if side == self._side else replace(genome, resolution=side)
 
-        `progress` gets steps done, steps in all, and the loss. An interrupt leaves the last
-        checkpoint, which `load` takes back.
-        """
-        saved = time.monotonic()
-        while self.step < self.settings.steps:
-            loss = self.train_step()
-            if progress is not None:
-                progress(self.step, self.settings.steps, loss)
-            done = self.step == self.settings.steps
-            if checkpoint is not None and (done or time.monotonic() - saved > every_seconds):
-                self.save(checkpoint)
-                saved = time.monotonic()
+    def _distilled(self, logits: Tensor, targets: Tensor, teacher: Tensor | None) -> Tensor:
+        """The loss of a network beside the largest. The labels give way to the largest network's
+        predictions as it learns."""
+        how = self.settings.distillation
+        if teacher is None or how == "none":
+            return soft_cross_entropy(logits, targets)
+        trust = self.step / self.steps
+        if how == "adaptive":
+            divergence = adaptive_divergence(logits, teacher)
+            return trust * divergence + (1 - trust) * soft_cross_entropy(logits, targets)
+        mixed = trust * teacher.float().softmax(1) + (1 - trust) * targets
+        return soft_cross_entropy(logits, mixed)
 
-    # ---- checkpoints: tensors in safetensors, the rest as JSON in its header
+    # ---- conflicts
 
-    def save(self, path: Path) -> None:
-        """Writes a checkpoint in one piece: whoever reads `path` sees the old one or the new."""
-        tensors: dict[str, Tensor] = {}
-        for name, weight in self.supernet.weights.items():
-            tensors[f"weight:{name}"] = weight.detach().contiguous()
-            for key, value in self._optimizer.state.get(weight, {}).items():
-                tensors[f"{key}:{name}"] = value.contiguous()
-        header = {
-            "step": self.step,
-            "seed": self._seed,
-            "losses": self.losses,
-            "settings": asdict(self.settings),
+    def _set_apart(self) -> None:
+        """Takes the largest network's gradient out of the sum."""
+        for name, weight in self._parameters.items():
+            if weight.grad is not None:
+                held = self._of_largest.get(name)
+                self._of_largest[name] = weight.grad if held is None else held + weight.grad
+                weight.grad = None
+
+    def _kept_apart(self) -> list[Tensor]:
+        return list(self._of_largest.values())
+
+    def _join(self) -> None:
+        """Adds the largest network's gradient again, weight by weight without the component that
+        points against the sum of the others' (NASViT, Gong et al., ICLR 2022)."""
+        for name, largest in self._of_largest.items():
+            weight = self._parameters[name]
+            if weight.grad is None:
+                weight.grad = largest
+                continue
+            dot = (largest * weight.grad).sum()
+            share = dot.clamp(max=0) / weight.grad.square().sum().clamp_min(1e-12)
+            weight.grad = weight.grad + (largest - share * weight.grad)
+        self._of_largest = {}
+
+    # ---- checkpoints
+
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "space": self.supernet.space.name}
+
+    def _progress(self) -> dict[str, Any]:
+        return {
+            **super()._progress(),
+            "split": self.supernet.is_split,
+            "sampler": self._sampler.state,
         }
-        partial = path.with_suffix(".partial")
-        try:
-            save_file(tensors, partial, metadata={"training": json.dumps(header)})
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
-    def load(self, path: Path) -> None:
-        """Goes on from a checkpoint; ValueError where it is broken or of another training."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["training"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a checkpoint of a supernet: {error}") from None
-        if header["settings"] != asdict(self.settings) or header["seed"] != self._seed:
-            raise ValueError(f"{path} was trained with other settings: {header['settings']}")
-        state: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            kind, _, name = key.partition(":")
-            state.setdefault(name, {})[kind] = tensor
-        self.supernet.load({name: held["weight"] for name, held in state.items()})
-        for name, weight in self.supernet.weights.items():
-            held = {k: _stored_as(weight, v) for k, v in state[name].items() if k != "weight"}
-            if held:
-                self._optimizer.state[weight] = held
-        self.step, self.losses = header["step"], header["losses"]
+    def _prepare_for(self, header: Mapping[str, Any]) -> None:
+        if header["split"] and not self.supernet.is_split:
+            self._split()
+
+    def _resume_from(self, header: Mapping[str, Any]) -> None:
+        super()._resume_from(header)
+        self._sampler.state = dict(header["sampler"])
+
+
+class AloneTrainer(Training):
+    """Trains one network with weights of its own, by the same recipe."""
+
+    def __init__(
+        self,
+        genome: Genome,
+        batches: Batches,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        group: Group | None = None,
+    ):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = build(genome).to(device)
+        self.genome = genome
+        super().__init__(
+            dict(self.network.named_parameters()),
+            batches,
+            replace(settings, curriculum="none"),
+            seed=seed,
+            side=genome.resolution,
+            multiple=genome.resolution,
+            group=group,
+        )
+
+    def _add_gradients(self, examples: Examples, backward: _Backward) -> Tensor:
+        self.network.train()
+        with self._precision():
+            logits = self.network(examples.images)
+        loss = soft_cross_entropy(logits, examples.targets)
+        backward(loss)
+        return loss.detach()
+
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity(), "network": self.genome.digest}
+
+
+def _optimiser(settings: TrainingSettings, weights: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Vectors (norms, biases, scales) do not decay."""
+    groups = [
+        {"params": [w for w in weights if w.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(
+            groups, lr=settings.learning_rate, momentum=MOMENTUM, nesterov=True, foreach=True
+        )
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 def _stored_as(weight: Tensor, value: Tensor) -> Tensor:
-    """A moment of the optimiser in the memory layout of its weight: the fused AdamW goes through
+    """A moment of the optimiser in the memory layout of its weight: the fused optimisers go through
     both as they are stored, and a checkpoint has no layout. A count of steps stays as it is."""
     if value.shape != weight.shape:
         return value.to(weight.device)

@@ -30,7 +30,7 @@ class StridedConvolution(Part):
 
     pools: ClassVar[Mapping[str, str]] = {"shortcut": "dsm"}
 
-    kernel: int = choice(2, 3, 4, 5, 7)
+    kernel: int = choice(1, 2, 3, 4, 5, 7, default=2)
     norm: str = choice(*NORMS)
     norm_first: bool = choice(False, True, default=True)
     activation: str = choice("none", *ACTIVATIONS)

@@ -8,8 +8,9 @@ arXiv 2010.11929, section 3.1). A depthwise convolution in the middle is MobileN
 layers of LocalViT (arXiv 2104.05707), CMT (2107.06263), FCViT, SMT (2307.08579) and MogaNet
 (2211.03295); with groups it is Visformer's (2104.12533). A depthwise convolution in front is the
 ConvNeXt block (Liu et al., 2022, arXiv 2201.03545, figure 3c) and FastViT's ConvFFN (2303.14189).
-Differs from MobileNetV2: where the width changes the shortcut is a pool and a 1x1 convolution, and
-not left out. The last norm, where there is one, starts at zero (UniNet, LeViT).
+Differs from MobileNetV2: where the width or the resolution changes the shortcut is a pool and a 1x1
+convolution, unless `shortcut` leaves it out. The last norm of a block with a shortcut starts at
+zero (UniNet, LeViT).
 Shapes: N images, C channels in, D channels out, E hidden channels, H x W pixels.
 """
 
@@ -41,6 +42,7 @@ class InvertedBottleneckBranch(nn.Module):
         mix: nn.Module | None = None,
         gate: nn.Module | None = None,
         last_norm: nn.Module | None = None,
+        last_norm_start: float = 0.0,
     ):
         super().__init__()
         self.lead = lead or nn.Identity()
@@ -51,7 +53,7 @@ class InvertedBottleneckBranch(nn.Module):
         self.project = project
         self.last_norm = last_norm or nn.Identity()
         if last_norm is not None:
-            nn.init.zeros_(last_norm.get_parameter("weight"))
+            nn.init.constant_(last_norm.get_parameter("weight"), last_norm_start)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.expand(self.norm(self.lead(x)))
@@ -105,8 +107,8 @@ class InvertedBottleneck(Part):
     `last_norm`, `activation`, `activate` (behind both, or the convolution only),
     `activation_first` (before the norms), `bias` (which layers have one), `layer_scale` (its start
     or None), `shortcut` (where width or resolution changes: a 3x3 max-pool or a 2x2 average pool,
-    and a 1x1 convolution), `stride_at` (where the stride is). An expansion of 1 in front of a
-    convolution that keeps the width is no layer (MobileNetV2, UniNet)."""
+    and a 1x1 convolution; or none), `stride_at` (where the stride is). An expansion of 1 in front
+    of a convolution that keeps the width is no layer (MobileNetV2, UniNet)."""
 
     takes: ClassVar[tuple[str, ...]] = ("map", "tokens", "pair_bias")
 
@@ -128,7 +130,7 @@ class InvertedBottleneck(Part):
     activation_first: bool = choice(False, True)
     bias: str = choice("all", "linear", "project", "none", default="project")
     layer_scale: float | None = choice(*LAYER_SCALES)
-    shortcut: str = choice("max", "average")
+    shortcut: str = choice("max", "average", "none")
     stride_at: str = choice("convolution", "expansion")
 
     def hidden(self, site: Site) -> int:
@@ -150,15 +152,25 @@ class InvertedBottleneck(Part):
             branch = self._branch(site)
         leads = self.context and self.convolution == "first"
         tokens_keep_width(self, site)
+        first_norm = "none" if leads or not self._expands(site) else self.first_norm
+        if self._stands_alone(site):
+            norm = units.norm(first_norm, site.in_channels)
+            scale = units.layer_scale(site.channels, self.layer_scale)
+            return units.beside(site, units.sequence(norm, branch, scale))
         block = units.residual(
             site.channels,
             branch,
-            norm_name="none" if leads or not self._expands(site) else self.first_norm,
+            norm_name=first_norm,
             scale=self.layer_scale,
             in_channels=site.in_channels,
             shortcut=self._shortcut(site),
         )
         return units.beside(site, block)
+
+    def _stands_alone(self, site: Site) -> bool:
+        """Whether nothing is added to the branch."""
+        changes = site.in_channels != site.channels or site.stride != 1
+        return self.shortcut == "none" and changes
 
     @property
     def _is_mlp(self) -> bool:
@@ -204,6 +216,7 @@ class InvertedBottleneck(Part):
                 hidden, site.channels, pixels=site.out_pixels, bias=self.bias != "none"
             ),
             last_norm=units.norm(self.last_norm, site.channels),
+            last_norm_start=1.0 if self._stands_alone(site) else None,
         )
 
     def _expands(self, site: Site) -> bool:

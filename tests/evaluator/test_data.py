@@ -207,10 +207,9 @@ def test_unlabelled_test_folder_is_no_test_split(tmp_path):
 
 
 def test_what_is_no_image_is_passed_over(tmp_path):
-    write_classes(tmp_path, {"a": 4, "b": 4, ".hidden": 4, "a/deeper": 1})
+    write_classes(tmp_path, {"a": 4, "b": 4, ".hidden": 4, "a/deeper": 1, "a/empty": 0})
     (tmp_path / "a" / "notes.txt").write_text("x")
     (tmp_path / "a" / "._00000.png").write_text("x")
-    (tmp_path / "empty").mkdir()
     (tmp_path / "b" / "UPPER.PNG").write_bytes(encoded(500))
     loaded = load(tmp_path)
     assert loaded.classes == ("a", "b")
@@ -518,7 +517,7 @@ def test_other_formats_are_not_opened(tmp_path):
 
 
 def _missing(root):
-    return "cifar10"
+    return "cifar11"
 
 
 def _other_file(root):
@@ -638,7 +637,7 @@ def _text_labels(root):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_missing, r"'cifar10'.*built in: digits.*path"),
+        (_missing, r"'cifar11'.*built in: digits.*path.*cifar10, .*owner/name"),
         (_other_file, r"a\.zip is a file.*\.parquet"),
         (_no_images, r"no images in class folders; expected .*\.jpg.*train\*\.parquet"),
         (_one_class, r"one class only, 'a'"),

@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +274,3 @@ def write_family(
     for row in rows:
         writer.writerow({**row, **{key: _spaced(row[key]) for key in ("depths", "widths")}})
     write_text(folder / "family.csv", out.getvalue())
-
-
-Parser = Callable[[], CommandLine]
-PARSERS: Mapping[str, Parser] = {"zoo": zoo_parser, "scale": scale_parser}

@@ -1,0 +1,188 @@
+"""The end of a run: front, exported networks, report, and what is said of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from commands.job import CALIBRATION_IMAGES, SCORE_MEANING, Job
+from commands.options import preset_facts
+from results.console import Console, table
+from results.history import Row, Run
+from results.run_folder import (
+    RunFolder,
+    best_at_budget,
+    front_of,
+)
+from results.store import Store
+from search.proposals import BAND, Reachable
+from space.budget import quantity
+from space.genome import Genome
+from space.presets import presets
+from supernet.training import Trainer
+
+
+def finish(
+    folder: RunFolder, job: Job, trainer: Trainer, reachable: Reachable, console: Console
+) -> int:
+    """Exports the best, writes front and report, and says where everything is."""
+    from results.export import export_network, safe_name  # these two bring what draws and writes
+    from results.report import write_report
+
+    with Store(folder.database, readonly=True) as store:
+        rows = store.rows()
+    front = front_of(rows)
+    best = best_at_budget(rows, job.budget.target, job.budget.limit, BAND)
+    folder.write_front(front, best)
+    chosen = to_export(front, best, job.settings.exports)
+    with console.progress("exporting networks", len(chosen)) as meter:
+        for i, row in enumerate(chosen):
+            genome = Genome.from_json(row.genome)
+            export_network(
+                genome,
+                folder.architectures / safe_name(row.name),
+                name=row.name,
+                facts=facts_of(row, job, folder),
+                state=own_weights(genome, job, trainer),
+                onnx=job.settings.onnx,
+            )
+            meter.update(i + 1)
+    write_report(folder.report, make_run(folder, job, rows, front, best, trainer, reachable))
+    console.result(
+        summary(folder, job, rows, front, best, chosen), show(folder, job, rows, best, chosen)
+    )
+    return 0
+
+
+def to_export(front: Sequence[Row], best: Row | None, most: int) -> list[Row]:
+    """The best at the budget, then members of the front, evenly spread from dear to cheap."""
+    chosen = [] if best is None else [best]
+    others = [row for row in reversed(front) if best is None or row.digest != best.digest]
+    room = max(0, most - len(chosen))
+    if len(others) > room:
+        places = [round(i * (len(others) - 1) / max(1, room - 1)) for i in range(room)]
+        others = [others[i] for i in dict.fromkeys(places)]
+    return chosen + others
+
+
+def own_weights(genome: Genome, job: Job, trainer: Trainer) -> dict[str, Tensor] | None:
+    """The network's weights, where the supernet was trained at the network's own size."""
+    supernet = trainer.supernet
+    if not job.at_own_scale or genome.classes != supernet.space.classes:
+        return None
+    proxy = supernet.space.decode(job.space.encode(genome))
+    buffers = supernet.calibrate(proxy, [trainer.calibration_images(CALIBRATION_IMAGES)])
+    return {name: weight.cpu() for name, weight in supernet.state_of(proxy, buffers).items()}
+
+
+def facts_of(row: Row, job: Job, folder: RunFolder) -> dict[str, str]:
+    """What an exported network says of where it comes from."""
+    return {
+        "search": f"run {folder.path.name}, space {job.space.name}, budget {job.settings.budget}",
+        "score": f"{row.score:.4f} ({SCORE_MEANING})",
+        "command": f"python run_search.py --config {folder.config}",
+    }
+
+
+def make_run(
+    folder: RunFolder,
+    job: Job,
+    rows: Sequence[Row],
+    front: Sequence[Row],
+    best: Row | None,
+    trainer: Trainer,
+    reachable: Reachable,
+) -> Run:
+    """The run as the report wants it."""
+    settings = job.settings.to_plain()
+    definition = settings.pop("space_definition")
+    about = json.loads(folder.environment.read_text(encoding="utf-8"))
+    step = max(1, len(trainer.losses) // 200)
+    curve = [
+        {"step": i + 1, "loss": loss, "seconds": None}
+        for i, loss in enumerate(trainer.losses)
+        if i % step == 0 or i + 1 == len(trainer.losses)
+    ]
+    accuracies = json.loads(folder.supernet_facts.read_text(encoding="utf-8"))
+    return Run(
+        name=folder.path.name,
+        settings=settings,
+        environment={k: v for k, v in about.items() if k != "command"},
+        rows=rows,
+        front=[row.digest for row in front],
+        best=None if best is None else best.digest,
+        budget={**job.budget.limits(), "text": job.settings.budget},
+        presets=[preset_facts(name) for name in presets()],
+        space_summary={
+            "name": job.space.name,
+            "about": definition.get("about", ""),
+            "size": job.space.size,
+            "smallest": reachable.smallest["macs"],
+            "median": reachable.median["macs"],
+            "largest": reachable.largest["macs"],
+        },
+        supernet={"curve": curve, "accuracies": accuracies},
+        command=about["command"],
+    )
+
+
+def summary(
+    folder: RunFolder,
+    job: Job,
+    rows: Sequence[Row],
+    front: Sequence[Row],
+    best: Row | None,
+    chosen: Sequence[Row],
+) -> dict[str, Any]:
+    """The outcome as plain data."""
+
+    def plain(row: Row) -> dict[str, Any]:
+        values = dataclasses.asdict(row)
+        return {k: values[k] for k in ("name", "digest", "score", "macs", "params", "resolution")}
+
+    return {
+        "folder": str(folder.path),
+        "budget": job.budget.limits(),
+        "evaluated": sum(row.score is not None for row in rows),
+        "failed": sum(row.score is None for row in rows),
+        "best": None if best is None else plain(best),
+        "front": [plain(row) for row in front],
+        "exported": [plain(row) for row in chosen],
+    }
+
+
+def show(
+    folder: RunFolder, job: Job, rows: Sequence[Row], best: Row | None, chosen: Sequence[Row]
+) -> list[Any]:
+    """The outcome for a person."""
+    columns = ["network", "score", "MACs", "FLOPs (2 per MAC)", "of budget", "params", ""]
+    cells = [
+        [
+            row.name,
+            f"{row.score:.4f}",
+            quantity(row.macs),
+            quantity(2 * row.macs),
+            f"{getattr(row, job.budget.target) / job.budget.limit:.1%}",
+            quantity(row.params),
+            "best at the budget" if row is best else "on the front",
+        ]
+        for row in chosen
+    ]
+    shown = [
+        table("", columns, cells),
+        f"Score: {SCORE_MEANING}. Nobody has checked yet how well it ranks trained networks.",
+        f"Report:  {folder.report}",
+        f"Front:   {folder.front}",
+    ]
+    failed = [row for row in rows if row.score is None]
+    if failed:
+        shown.append(f"{len(failed)} candidates failed; the first: {failed[0].error}")
+    if best is None:
+        shown.append("No candidate uses 95% of the budget; run more --evaluations.")
+    else:
+        shown.append(f"Next:    python {folder.architectures / best.name / 'model.py'}")
+    return shown

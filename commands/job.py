@@ -1,0 +1,223 @@
+"""A run's settings and what follows from them: space, trainer, scorers, runners."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from commands.options import load_plugins
+from evaluator.data import ImageData
+from evaluator.scoring import SupernetEvaluator
+from search.controllers import CONTROLLERS
+from search.interfaces import Runner
+from search.proposals import Proposals
+from search.runner import LocalRunner
+from search.settings import Settings
+from search.warm_start import Start, warm_start
+from space.budget import Budget
+from space.cost_table import CostTable
+from space.files import make_space
+from space.genome import Genome
+from space.presets import presets
+from space.search_space import Space
+from supernet.augmentation import normalise
+from supernet.batches import Batches, ResidentImages
+from supernet.network import Supernet
+from supernet.recipe import TrainingSettings
+from supernet.training import Trainer
+
+CALIBRATION_IMAGES = 512  # training images for the running statistics of networks with BatchNorm
+
+SCORE_MEANING = (
+    "mean probability of the true class on the validation images, with the supernet's shared "
+    "weights at proxy size; not the accuracy of a trained network"
+)
+
+
+class Job:
+    """A run's settings and everything that follows from them alone."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        load_plugins(settings.plugins)
+        self.device = check_device(settings.device)
+        torch.set_num_threads(settings.threads)
+        self.budget = Budget.parse(settings.budget, flops_per_mac=settings.flops_per_mac)
+        definition = dict(settings.space_definition)
+        if settings.resolution is not None:
+            definition["resolution"] = [settings.resolution]
+        definition["classes"] = settings.classes
+        self.space = make_space(definition)
+        if self.space.in_channels != 3:
+            raise ValueError(
+                f"in_channels is {self.space.in_channels}, but must be 3: images are read as RGB"
+            )
+        self.table = CostTable(self.space)
+        self.proposals = Proposals(self.space, self.table, self.budget)
+        if settings.controller not in CONTROLLERS:
+            known = ", ".join(CONTROLLERS)
+            raise ValueError(f"unknown controller {settings.controller!r}; there are {known}")
+        if settings.proxy_resolution % self.space.total_stride:
+            raise ValueError(
+                f"proxy_resolution is {settings.proxy_resolution}, but must be a multiple of the "
+                f"space's total stride, {self.space.total_stride}"
+            )
+
+    def proxy_space(self, classes: int) -> Space:
+        """The space in which the supernet lives."""
+        return self.space.scaled(
+            width=self.settings.proxy_width,
+            resolution=self.settings.proxy_resolution,
+            classes=classes,
+        )
+
+    @property
+    def at_own_scale(self) -> bool:
+        """Whether the supernet is trained at the size of the networks themselves."""
+        settings = self.settings
+        return settings.proxy_width == 1 and self.space.resolution.choices == (
+            settings.proxy_resolution,
+        )
+
+    @cached_property
+    def starts(self) -> list[Start]:
+        """The published networks that are scored first, if that was asked for."""
+        return warm_start(self.proposals, presets().values()) if self.settings.warm_start else []
+
+    @cached_property
+    def training(self) -> TrainingSettings:
+        return TrainingSettings.from_plain(self.settings.training)
+
+    def supernet(self, classes: int) -> Supernet:
+        """One with fresh weights."""
+        return Supernet(
+            self.proxy_space(classes),
+            seed=self.settings.seed,
+            device=self.device,
+            pooled=self.training.pooled,
+            split_at=self.training.split_at,
+        )
+
+    def batches(self, data: ImageData) -> Batches:
+        """What networks are trained on."""
+        seed, size = self.settings.seed, self.training.batch
+        images, labels = data.train.images.to(self.device), data.train.labels.to(self.device)
+        source = ResidentImages(images, labels, batch=size, seed=seed)
+        return Batches(
+            source, data.mean, data.std, self.training, classes=len(data.classes), seed=seed
+        )
+
+    def trainer(self, data: ImageData) -> Trainer:
+        """A supernet with fresh weights, and what trains it."""
+        supernet = self.supernet(len(data.classes))
+        return Trainer(supernet, self.batches(data), self.training, seed=self.settings.seed)
+
+
+def check_device(name: str) -> torch.device:
+    """ValueError where there is no such device on this machine."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}; write cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {name!r}, but must be cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ValueError(
+            f"device {name!r} was asked for, but PyTorch sees {found or 'no'} CUDA device"
+            f"{'s' if found != 1 else ''} here; use --device cpu"
+        )
+    return device
+
+
+def check_cluster(address: str | None) -> None:
+    """ValueError where nobody answers at `host:port`. Ray itself would come to that after the
+    training, try for minutes, and end the process without a word."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # none, or a name that Ray looks up
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from None
+
+
+def make_scorer(
+    supernet: Supernet,
+    images: Tensor,
+    labels: Tensor,
+    training_images: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    space: Space | None = None,
+) -> SupernetEvaluator:
+    """Scores networks of `space` by the proxies that stand for them in the supernet's space."""
+    own = supernet.space
+
+    def proxy(genome: Genome) -> Genome:
+        return genome if space is None else own.decode(space.encode(genome))
+
+    return SupernetEvaluator(
+        supernet,
+        images.to(supernet.device),
+        labels.to(supernet.device),
+        calibration=training_images[:CALIBRATION_IMAGES].to(supernet.device),
+        normalise=lambda pixels: normalise(pixels, mean, std),
+        proxy=proxy,
+    )
+
+
+def make_evaluator(
+    *,
+    plain: Mapping[str, Any],
+    classes: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    tensors: Mapping[str, Tensor],
+) -> SupernetEvaluator:
+    """The evaluator of a worker process, from plain settings and shared tensors."""
+    job = Job(Settings.from_plain(plain))
+    supernet = job.supernet(classes)
+    prefix = "weight:"
+    supernet.load({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    images, labels, calibration = (tensors[k] for k in ("images", "labels", "calibration"))
+    return make_scorer(supernet, images, labels, calibration, mean, std, job.space)
+
+
+def make_runner(job: Job, trainer: Trainer, data: ImageData) -> Runner:
+    """In this process, or on Ray's workers."""
+    settings, split = job.settings, data.validation
+    if settings.workers == 1 and settings.ray_address is None:
+        scorer = make_scorer(
+            trainer.supernet,
+            split.images,
+            split.labels,
+            data.train.images,
+            data.mean,
+            data.std,
+            job.space,
+        )
+        return LocalRunner(scorer)
+    from search.ray_runner import RayRunner  # Ray is wanted by nobody else
+
+    shared = {f"weight:{name}": w.detach().cpu() for name, w in trainer.supernet.weights.items()}
+    shared |= {"images": split.images, "labels": split.labels}
+    shared["calibration"] = data.train.images[:CALIBRATION_IMAGES]
+    return RayRunner(
+        "commands.job:make_evaluator",
+        {
+            "plain": settings.to_plain(),
+            "classes": len(data.classes),
+            "mean": data.mean,
+            "std": data.std,
+        },
+        shared,
+        workers=settings.workers,
+        threads=settings.threads,
+        address=settings.ray_address,
+    )

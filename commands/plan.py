@@ -1,0 +1,138 @@
+"""What a run would do, before it does it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from commands.job import Job
+from evaluator.data import data_classes
+from results.console import duration, table
+from results.run_folder import (
+    RunFolder,
+)
+from search.proposals import BAND, Reachable
+from space.budget import Budget, quantity
+from supernet.augmentation import normalise
+from supernet.batches import Batches, ResidentImages
+from supernet.network import Supernet
+from supernet.training import Trainer
+
+
+def make_plan(job: Job, reachable: Reachable, folder: RunFolder) -> dict[str, Any]:
+    """What a run would do, as plain data."""
+    classes = 10 if job.settings.data == "digits" else len(data_classes(job.settings.data))
+    supernet = job.supernet(classes)
+    numbers = sum(weight.numel() for weight in supernet.weights.values())
+    train_seconds, score_seconds = time_one(job, supernet)
+    return {
+        "settings": job.settings.to_plain(),
+        "folder": str(folder.path),
+        "warm_start": [start.name for start in job.starts],
+        "budget": job.budget.limits(),
+        "space": {
+            "name": job.space.name,
+            "networks": job.space.size,
+            "variables": len(job.space.variables),
+            "smallest": dict(reachable.smallest),
+            "median": dict(reachable.median),
+            "largest": dict(reachable.largest),
+            "share_within_budget": reachable.share,
+            "share_at_budget": reachable.share_at_budget,
+        },
+        "supernet": {"parameters": numbers, "checkpoint_bytes": 12 * numbers},
+        "estimate": {
+            "training_seconds": train_seconds * job.training.steps,
+            "scoring_seconds": score_seconds * job.settings.evaluations / job.settings.workers,
+        },
+    }
+
+
+def time_one(job: Job, supernet: Supernet) -> tuple[float, float]:
+    """Seconds of one training step, and of scoring one candidate on 360 images, on this machine."""
+    settings, space = dataclasses.replace(job.training, curriculum="none"), supernet.space
+    side = max(space.resolution.choices)
+    images = torch.zeros(settings.batch, space.in_channels, side, side, dtype=torch.uint8)
+    labels = torch.zeros(settings.batch, dtype=torch.long)
+    normal = ((0.5,) * space.in_channels, (0.25,) * space.in_channels)
+    source = ResidentImages(
+        images.to(job.device), labels.to(job.device), batch=settings.batch, seed=0
+    )
+    batches = Batches(source, *normal, settings, classes=space.classes, seed=0)
+    trainer = Trainer(supernet, batches, settings, seed=0)
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        trainer.train_step()
+        seconds.append(time.perf_counter() - begun)
+    row = job.proposals.sample(np.random.default_rng(0), 1, BAND)[0]
+    genome = space.decode(row)
+    inputs = normalise(images.to(job.device), *normal)
+    with torch.no_grad():
+        buffers = supernet.calibrate(genome, [inputs[:2]])
+        supernet(genome, inputs[:2], buffers=buffers)
+        begun = time.perf_counter()
+        supernet(genome, inputs, buffers=buffers)
+    return min(seconds), (time.perf_counter() - begun) * 360 / len(inputs)
+
+
+def show_plan(
+    job: Job, reachable: Reachable, folder: RunFolder, plan: Mapping[str, Any]
+) -> list[Any]:
+    """The plan for a person."""
+    settings, space = job.settings, plan["space"]
+    seconds = plan["estimate"]
+    rows = [
+        [end, quantity(space[end]["macs"]), quantity(space[end]["params"])]
+        for end in ("smallest", "median", "largest")
+    ]
+    costs = table("Networks of the space", ["", "MACs", "parameters"], rows)
+    chosen = [[k, str(v)] for k, v in plan["settings"].items() if k != "space_definition"]
+    size = f"{space['networks']:.2e} networks in {space['variables']} variables"
+    inside = (
+        f"{describe_budget(job.budget)}. Of uniformly drawn networks {reachable.share:.1%} lie "
+        f"within it, {reachable.share_at_budget:.2%} use 95% of it or more. It can be met."
+    )
+    supernet = (
+        f"{quantity(plan['supernet']['parameters'])} parameters at width {settings.proxy_width:g} "
+        f"and {settings.proxy_resolution} pixels"
+    )
+    time_needed = (
+        f"about {duration(seconds['training_seconds'])} for {job.training.steps} training steps, "
+        f"{duration(seconds['scoring_seconds'])} to score {settings.evaluations} candidates on "
+        "360 images each"
+    )
+    return [
+        f"Space {space['name']!r}: {size}",
+        costs,
+        f"Budget {settings.budget}: {inside}",
+        *([starts_text(plan["warm_start"])] if settings.warm_start else []),
+        f"Supernet: {supernet}.",
+        f"Time on this machine, measured now: {time_needed}.",
+        f"Run folder: {folder.path}",
+        table("Settings", ["setting", "value"], chosen),
+    ]
+
+
+def starts_text(names: Sequence[str]) -> str:
+    if not names:
+        return "Warm start: this space has none of the published networks at this budget."
+    networks = "1 published network" if len(names) == 1 else f"{len(names)} published networks"
+    return f"Warm start with {networks}: {', '.join(names)}."
+
+
+def describe_budget(budget: Budget) -> str:
+    """Both counts of the same budget, since papers write FLOPs for MACs."""
+    texts = []
+    if budget.macs is not None:
+        texts.append(
+            f"{quantity(budget.macs)} MACs (= {quantity(2 * budget.macs)} FLOPs at 2 each)"
+        )
+    if budget.params is not None:
+        texts.append(f"{quantity(budget.params)} parameters")
+    return " and ".join(texts)

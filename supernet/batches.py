@@ -1,0 +1,127 @@
+"""From stored images to the examples of a training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from supernet.augmentation import (
+    erased,
+    flipped,
+    low_frequency,
+    mixed,
+    normalise,
+    randaugment,
+    shifted,
+    soft_targets,
+)
+from supernet.curriculum import Phase
+from supernet.recipe import TrainingSettings
+
+
+class Images(Protocol):
+    """Training images in shuffled batches: batch `j` never changes. Of several processes each
+    gets its own share of every batch."""
+
+    def batch(self, j: int) -> tuple[Tensor, Tensor]:
+        """uint8 (N, 3, R, R) and labels int64 (N,)."""
+        ...
+
+    def plain(self, count: int) -> Tensor:
+        """The first `count` images as they are looked at when networks are compared."""
+        ...
+
+
+class ResidentImages:
+    """Images uint8 (N, 3, R, R) and labels (N,) that lie on the device.
+
+    Batch j holds `batch * ranks` images, of which the process `rank` gets every `ranks`-th. Each
+    epoch goes through all images once, in an order that follows from `seed`.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        self._images, self._labels, self._seed = images, labels, seed
+        self._rank, self._ranks = rank, ranks
+        self._size = min(batch * ranks, len(images))
+
+    def batch(self, j: int) -> tuple[Tensor, Tensor]:
+        epoch, place = divmod(j, len(self._images) // self._size)
+        order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(self._images))
+        rows = order[place * self._size : (place + 1) * self._size][self._rank :: self._ranks]
+        chosen = torch.from_numpy(rows).to(self._images.device)
+        return self._images[chosen], self._labels[chosen]
+
+    def plain(self, count: int) -> Tensor:
+        return self._images[:count]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """Normalised float `images` (N, 3, R, R) and `targets` (N, K), the probability of each class:
+    one-hot unless labels are smoothed or images mixed."""
+
+    images: Tensor
+    targets: Tensor
+
+
+class Batches:
+    """Augmented, normalised batches; batch `j` of a process never changes.
+
+    What the recipe asks for, in the order of EfficientTrain (arXiv 2211.09703, section 4): shift,
+    mirror, RandAugment, normalise, erase, low-frequency crop, mix.
+    """
+
+    def __init__(
+        self,
+        source: Images,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        settings: TrainingSettings,
+        *,
+        classes: int,
+        seed: int,
+        rank: int = 0,
+    ):
+        self._source, self._mean, self._std = source, mean, std
+        self._settings, self._classes, self._seed, self._rank = settings, classes, seed, rank
+
+    def __call__(self, j: int, phase: Phase | None = None) -> Examples:
+        """`phase` says how strong RandAugment is and to which side images shrink."""
+        settings = self._settings
+        images, labels = self._source.batch(j)
+        rng = np.random.default_rng([self._seed, 2, j, *([self._rank] if self._rank else [])])
+        images = shifted(images, settings.shift, rng)
+        if settings.flip:
+            images = flipped(images, rng)
+        magnitude = settings.randaugment if phase is None else phase.magnitude
+        if settings.randaugment:
+            images = randaugment(images, rng, magnitude=magnitude)
+        pixels = normalise(images, self._mean, self._std)
+        if settings.erasing:
+            pixels = erased(pixels, settings.erasing, rng)
+        if phase is not None and phase.side != pixels.shape[-1]:
+            small = low_frequency(pixels, phase.side)
+            pixels = small.contiguous(memory_format=torch.channels_last)
+        targets = soft_targets(labels, self._classes, settings.label_smoothing)
+        if settings.mixup or settings.cutmix:
+            pixels, targets = mixed(
+                pixels, targets, rng, mixup=settings.mixup, cutmix=settings.cutmix
+            )
+        return Examples(pixels, targets)
+
+    def plain(self, count: int) -> Tensor:
+        """The first `count` images, normalised and not augmented."""
+        return normalise(self._source.plain(count), self._mean, self._std)

@@ -1,0 +1,83 @@
+"""Which networks a training step draws."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from space.search_space import Codes, Space
+
+
+class Sampler(Protocol):
+    """Draws rows of `space.codes`; what it draws follows from the seed and from `state`."""
+
+    def draw(self, step: int, count: int) -> Codes:
+        """(count, V) rows."""
+        ...
+
+    @property
+    def state(self) -> dict[str, int]:
+        """What a checkpoint has to hold."""
+        ...
+
+    @state.setter
+    def state(self, value: dict[str, int]) -> None: ...
+
+
+class Uniform:
+    """Every variable that matters is uniform over its choices, each draw for itself."""
+
+    def __init__(self, space: Space, seed: int):
+        self._space, self._seed = space, seed
+        self.state: dict[str, int] = {}
+
+    def draw(self, step: int, count: int) -> Codes:
+        rng = np.random.default_rng([self._seed, 3, step])
+        return self._space.sample_codes(rng, count)
+
+
+class Fair:
+    """Each choice of each variable equally often among the networks in which it matters.
+
+    Choices are dealt like cards: a variable's choices in random order, one for each network in
+    which the variable is active, then shuffled again. Where the blocks of a stage are alike, a
+    deck belongs to one depth of the stage, so that each operator of each position gets as many
+    updates as the others there, to one round of cards.
+    Source: strict fairness, FairNAS (Chu et al., 2019, arXiv 1907.01845, section 3.2). Differs: a
+    round is spread over several steps, so that a step may train fewer networks than a position has
+    operators.
+    """
+
+    def __init__(self, space: Space, seed: int):
+        self._space, self._seed = space, seed
+        self.state: dict[str, int] = {}  # deck -> cards dealt
+        self._depth_of: dict[int, int] = {}  # variable -> that of the depth that it depends on
+        for stage in space.stages:
+            if len(stage.blocks) == 1 and stage.depth.index is not None:
+                first = stage.depth.index + 1
+                self._depth_of |= dict.fromkeys(range(first, stage.stop), stage.depth.index)
+
+    def draw(self, step: int, count: int) -> Codes:
+        rows = np.zeros((count, len(self._space.variables)), np.int64)
+        for row in rows:
+            for v, variable in enumerate(self._space.variables):
+                if all(row[parent] in codes for parent, codes in variable.conditions):
+                    row[v] = self._deal(v, row)
+        return rows
+
+    def _deal(self, v: int, row: Codes) -> int:
+        depth = self._depth_of.get(v)
+        context = -1 if depth is None else int(row[depth])
+        deck = f"{v}:{context}"
+        dealt = self.state.get(deck, 0)
+        self.state[deck] = dealt + 1
+        size = len(self._space.variables[v].choices)
+        turn, place = divmod(dealt, size)
+        rng = np.random.default_rng([self._seed, 4, v, context + 1, turn])
+        return int(rng.permutation(size)[place])
+
+
+def make_sampler(name: str, space: Space, seed: int) -> Sampler:
+    """`name` is one of `recipe.SAMPLINGS`."""
+    return Fair(space, seed) if name == "fair" else Uniform(space, seed)
