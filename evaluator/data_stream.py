@@ -8,9 +8,9 @@ permutation, not k steps.
 Order. An epoch is a permutation of the images, drawn from (seed, epoch); what does not fill a last
 batch is left out of that epoch. Where images lie in blocks that are read as a whole (the row groups
 of parquet files), the permutation is one of blocks, then of the images within each window of so
-many consecutive blocks (at least four) as hold about 2,048 images. A batch then reads one window or
-two, not a block for each image. Images that are sorted by class on disk are therefore mixed less
-well than in a true permutation: a batch sees the classes of one window only. Each worker keeps the
+many consecutive blocks (4 to 64) as hold about 2,048 images. A batch then reads one window or two,
+not a block for each image. Images that are sorted by class on disk are therefore mixed less well
+than in a true permutation: a batch sees the classes of one window only. Each worker keeps the
 encoded pictures of a window in memory (about 250 MB of ImageNet).
 
 Corrupt images are replaced by the next image of the epoch's permutation that can be decoded.
@@ -101,6 +101,7 @@ class StreamedSplit:
 
     def sample(self, count: int) -> Tensor:
         """About `count` images of all classes, the same at every call, likewise."""
+        check_count("count", count, 0)
         few = self.rows.take(sample_rows(self.rows, count))
         return _first(few, self.resolution, len(few))
 
@@ -116,14 +117,17 @@ class StreamedImages:
     process `rank` gets images rank::ranks of it, so that the whole does not depend on `ranks`.
     `crop` None gives the evaluation transform. Mirroring and shifts are the trainer's.
 
-    `workers` processes decode (0: none, this process with threads; None: one a core) and each
-    has `prefetch` batches under way. They start with the first batch that is asked for and work
-    ahead from there. A step that is not the next one is decoded in this process, beside them; two
-    such steps in a row move them there. They ignore Ctrl-C, and end at `close`, at the end of the
-    `with` block, with an exception inside `batch`, and soon after this process whatever ends it.
+    `workers` processes decode (0: none, this process with threads; None: one a core, at most 16,
+    whatever `ranks` is) and each has `prefetch` batches under way, which lie in shared memory (in a
+    container perhaps too small: `docker run --shm-size`). They start with the first batch that is
+    asked for and work ahead from there. A step that is not the next one is decoded in this process,
+    beside them; two such steps in a row move them there. They ignore Ctrl-C, and end at `close`, at
+    the end of the `with` block, with an exception inside `batch`, and soon after this process
+    whatever ends it.
 
-    Raises ValueError for impossible arguments, in `batch` for broken files, and once more than 1%
-    of the images (of those that this rank has met) cannot be decoded. Not for several threads.
+    Raises ValueError for impossible arguments, and in `batch` for broken files and once more than
+    1% of all images turned out corrupt (each rank counts those that it met). Not for several
+    threads at once.
     """
 
     def __init__(

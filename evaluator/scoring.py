@@ -29,6 +29,28 @@ class Weights(Protocol):
         ...
 
 
+class Outcomes:
+    """What a network made of images, summed up batch by batch."""
+
+    def __init__(self) -> None:
+        self._probability, self._loss, self._right, self._count = 0.0, 0.0, 0, 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Logits (N, K) of images with `labels` (N,)."""
+        log_p = logits.double().log_softmax(1).gather(1, labels[:, None])[:, 0]
+        self._probability += float(log_p.exp().sum())
+        self._loss -= float(log_p.sum())
+        self._right += int((logits.argmax(1) == labels).sum())
+        self._count += len(labels)
+
+    def score(self) -> Score:
+        """Raises RuntimeError where the logits were not finite."""
+        if self._loss != self._loss:
+            raise RuntimeError("the network's outputs are not numbers (NaN)")
+        details = {"top1": self._right / self._count, "loss": self._loss / self._count}
+        return Score(self._probability / self._count, details)
+
+
 class SupernetEvaluator:
     """Scores networks on fixed images, chunk by chunk.
 
@@ -61,14 +83,7 @@ class SupernetEvaluator:
         network = self._proxy(genome)
         batches = (self._normalise(images) for images in self._calibration)
         buffers = self._weights.calibrate(network, batches)
-        probability, right, loss, count = 0.0, 0, 0.0, 0
+        outcomes = Outcomes()
         for images, labels in self._chunks:
-            logits = self._weights(network, self._normalise(images), buffers=buffers)
-            log_p = logits.double().log_softmax(1).gather(1, labels[:, None])[:, 0]
-            probability += float(log_p.exp().sum())
-            loss -= float(log_p.sum())
-            right += int((logits.argmax(1) == labels).sum())
-            count += len(labels)
-        if loss != loss:
-            raise RuntimeError("the network's outputs are not numbers (NaN)")
-        return Score(probability / count, {"top1": right / count, "loss": loss / count})
+            outcomes.add(self._weights(network, self._normalise(images), buffers=buffers), labels)
+        return outcomes.score()

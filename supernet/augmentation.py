@@ -126,7 +126,7 @@ def amounts(name: str, levels: Floats, signs: Floats) -> Floats:
 
 def autocontrast(images: Tensor) -> Tensor:
     """Each channel's grey levels spread over 0..255; one that has a single level stays."""
-    low, high = (images.amin((2, 3), True).float(), images.amax((2, 3), True).float())
+    low, high = images.amin((2, 3), True).float(), images.amax((2, 3), True).float()
     spread = (images - low) * (255 / (high - low).clamp(min=1))
     return torch.where(high > low, spread.round(), images).to(torch.uint8)
 
@@ -261,7 +261,7 @@ OPERATIONS = (*_COLOURS, *_GEOMETRIC)  # the geometric ones last: they run as on
 
 SMALLEST, LARGEST = 0.02, 0.4  # shares of an image that a rectangle covers
 FLATTEST = 0.3  # height over width; the tallest is its inverse
-TRIES = 20  # a rectangle lies inside in about a third of them
+TRIES = 20  # a rectangle lies inside in about a quarter of them
 
 
 def erased(images: Tensor, probability: float, rng: np.random.Generator) -> Tensor:

@@ -35,12 +35,18 @@ class Images(Protocol):
         """The first `count` images as they are looked at when networks are compared."""
         ...
 
+    def close(self) -> None:
+        """Ends what makes batches ahead; `plain` works on."""
+        ...
+
 
 class ResidentImages:
     """Images uint8 (N, 3, R, R) and labels (N,) that lie on the device.
 
-    Batch j holds `batch * ranks` images, of which the process `rank` gets every `ranks`-th. Each
-    epoch goes through all images once, in an order that follows from `seed`.
+    Batch j holds `batch * ranks` images (fewer where there are not so many, but as many for each
+    process), of which the process `rank` gets every `ranks`-th. Each epoch goes through all images
+    once, in an order that follows from `seed`; what does not fill a last batch is left out of it.
+    ValueError where there are more processes than images.
     """
 
     def __init__(
@@ -53,9 +59,12 @@ class ResidentImages:
         rank: int = 0,
         ranks: int = 1,
     ):
+        if len(images) < ranks:
+            raise ValueError(f"{len(images)} training images are too few for {ranks} processes")
         self._images, self._labels, self._seed = images, labels, seed
         self._rank, self._ranks = rank, ranks
-        self._size = min(batch * ranks, len(images))
+        # Equal shares, so that the mean over the processes is the mean over the images.
+        self._size = min(batch, len(images) // ranks) * ranks
 
     def batch(self, j: int) -> tuple[Tensor, Tensor]:
         epoch, place = divmod(j, len(self._images) // self._size)
@@ -66,6 +75,29 @@ class ResidentImages:
 
     def plain(self, count: int) -> Tensor:
         return self._images[:count]
+
+    def close(self) -> None:
+        pass
+
+
+class Moved:
+    """The images of `source`, each batch brought to `device`."""
+
+    def __init__(self, source: Images, device: torch.device):
+        self._source, self._device = source, device
+
+    def batch(self, j: int) -> tuple[Tensor, Tensor]:
+        images, labels = self._source.batch(j)
+        return self._here(images), self._here(labels)
+
+    def plain(self, count: int) -> Tensor:
+        return self._here(self._source.plain(count))
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,3 +157,7 @@ class Batches:
     def plain(self, count: int) -> Tensor:
         """The first `count` images, normalised and not augmented."""
         return normalise(self._source.plain(count), self._mean, self._std)
+
+    def close(self) -> None:
+        """Ends what makes batches ahead; `plain` works on."""
+        self._source.close()

@@ -65,12 +65,15 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.safetensors"))
 
     def save(self, step: int, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-        """Writes one and removes those that are too many now."""
+        """Writes one and removes those that are too many now, and those of later steps: the
+        training would have begun there if they could be read."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob("*.partial"):  # of a process that was killed
             left.unlink(missing_ok=True)
-        write_checkpoint(self.folder / f"step-{step:09}.safetensors", tensors, header)
-        for old in self.paths()[: -self._keep]:
+        path = self.folder / f"step-{step:09}.safetensors"
+        write_checkpoint(path, tensors, header)
+        until, after = [p for p in self.paths() if p <= path], [p for p in self.paths() if p > path]
+        for old in until[: -self._keep] + after:
             old.unlink(missing_ok=True)
 
     def latest(self) -> State | None:

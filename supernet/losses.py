@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
-RATIO_MOST = 5.0  # of teacher to student probability in `adaptive_divergence`; AlphaNet's beta
+WEIGHT_MOST = 5.0  # of (teacher / student probability)^alpha in `adaptive_divergence`
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -21,13 +23,13 @@ def adaptive_divergence(
     `logits` and `teacher` (N, K). A negative alpha punishes a student that is sure where the
     teacher is not, a positive one a student that misses what the teacher sees.
     Source: AlphaNet (Wang et al., 2021, arXiv 2102.07954), equations 4 to 8: the gradient of
-    D_alpha(p || q) is -E_q[rho(p / q) grad log q] with the ratio cut at beta. Values of the
-    result are those of the divergences with the ratio cut; its gradient is that one.
+    D_alpha(p || q) is -E_q[rho(p / q) grad log q] with (p / q)^alpha cut at `WEIGHT_MOST`, as in
+    the released code, which leaves alpha = 1 uncut: there q * rho is p. Values of the result are
+    those of the divergences with the cut; its gradient is that one.
     """
-    q = logits.float().softmax(1)
-    p = teacher.detach().float().softmax(1)
-    ratio = (p / q.detach()).clamp(max=RATIO_MOST)
-    sides = [_divergence(q, ratio, alpha) for alpha in (low, high)]
+    log_q = logits.float().log_softmax(1)
+    log_p = teacher.detach().float().log_softmax(1)
+    sides = [_divergence(log_q, log_p, alpha) for alpha in (low, high)]
     (value_low, gradient_low), (value_high, gradient_high) = sides
     takes_low = value_low > value_high
     value = value_low.where(takes_low, value_high)
@@ -35,16 +37,16 @@ def adaptive_divergence(
     return (value + gradient - gradient.detach()).mean()
 
 
-def _divergence(q: Tensor, ratio: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Of each image: D_alpha from p / q, and a term whose gradient is the divergence's."""
+def _divergence(log_q: Tensor, log_p: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Of each image: D_alpha, and a term whose gradient is the divergence's."""
+    q, log_ratio = log_q.detach().exp(), log_p - log_q.detach()
     if abs(alpha - 1) < 1e-3:  # the limit, Kullback-Leibler from teacher to student
-        value = ratio * ratio.clamp_min(1e-12).log()
-        rho = ratio
+        pull = log_p.exp()  # q * rho
+        value = pull * log_ratio
     elif abs(alpha) < 1e-3:  # the limit, from student to teacher
-        value = -ratio.clamp_min(1e-12).log()
-        rho = ratio.clamp_min(1e-12).log() - 1
+        cut = log_ratio.clamp(max=math.log(WEIGHT_MOST))
+        pull, value = q * (cut - 1), -q * cut
     else:
-        power = ratio.clamp_min(1e-12) ** alpha
-        value = (power - 1) / (alpha * (alpha - 1))
-        rho = power / alpha + 1 / (alpha * (alpha - 1))
-    return (q.detach() * value).sum(1), -(rho * q).sum(1)
+        power, scale = (alpha * log_ratio).exp().clamp(max=WEIGHT_MOST), alpha * (alpha - 1)
+        pull, value = q * (power / alpha + 1 / scale), q * (power - 1) / scale
+    return value.sum(1), -(pull * log_q).sum(1)

@@ -228,6 +228,12 @@ class Supernet:
 
     # ---- running statistics
 
+    def statistics(self, placed: Placed) -> dict[str, Tensor] | None:
+        """Running statistics of a part as they are before the first batch; None where it has
+        none."""
+        prepared = self.prepare(placed)
+        return self._fresh(prepared.module) if prepared.has_buffers else None
+
     def _fresh(self, module: nn.Module) -> dict[str, Tensor]:
         """Statistics as they are before the first batch."""
         start = {"running_var": torch.ones, "running_mean": torch.zeros}

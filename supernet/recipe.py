@@ -37,6 +37,7 @@ class TrainingSettings:
     ema: float = _setting(0.0, "decay of the moving average that is kept in the end, 0 for none")
 
     sandwich: bool = _setting(True, "train the largest and the smallest network in every step")
+    smallest: bool = _setting(True, "the smallest as well as the largest")
     sampled: int = _setting(2, "further networks in every step")
     sampling: str = _setting("uniform", "how these are drawn", SAMPLINGS)
     distillation: str = _setting("soft", "what the largest teaches the others by", DISTILLATIONS)

@@ -41,9 +41,9 @@ class Fair:
     """Each choice of each variable equally often among the networks in which it matters.
 
     Choices are dealt like cards: a variable's choices in random order, one for each network in
-    which the variable is active, then shuffled again. Where the blocks of a stage are alike, a
-    deck belongs to one depth of the stage, so that each operator of each position gets as many
-    updates as the others there, to one round of cards.
+    which the variable is active, then shuffled again. Where the blocks of a stage are alike, their
+    decks belong to one depth of the stage, so that each operator of each position gets as many
+    updates as the others there, to one card for each depth.
     Source: strict fairness, FairNAS (Chu et al., 2019, arXiv 1907.01845, section 3.2). Differs: a
     round is spread over several steps, so that a step may train fewer networks than a position has
     operators.
@@ -55,8 +55,9 @@ class Fair:
         self._depth_of: dict[int, int] = {}  # variable -> that of the depth that it depends on
         for stage in space.stages:
             if len(stage.blocks) == 1 and stage.depth.index is not None:
-                first = stage.depth.index + 1
-                self._depth_of |= dict.fromkeys(range(first, stage.stop), stage.depth.index)
+                for v in range(stage.start, stage.stop):
+                    if space.variables[v].name.startswith(stage.blocks[0].name):
+                        self._depth_of[v] = stage.depth.index
 
     def draw(self, step: int, count: int) -> Codes:
         rows = np.zeros((count, len(self._space.variables)), np.int64)

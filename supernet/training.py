@@ -140,6 +140,14 @@ class Training:
         if self.settings.ema:
             self._average = {n: w.detach().clone() for n, w in self._parameters.items()}
 
+    def calibration_images(self, count: int) -> Tensor:
+        """The first `count` training images, normalised and not augmented."""
+        return self._batches.plain(count)
+
+    def close(self) -> None:
+        """Ends what makes batches ahead; there are no more steps."""
+        self._batches.close()
+
     # ---- one step
 
     def learning_rate(self, step: int) -> float:
@@ -281,6 +289,8 @@ class Training:
                     tensors[f"{key}:{name}"] = value.contiguous()
         for name, value in self._average.items():
             tensors[f"average:{name}"] = value.contiguous()
+        for name, value in self._statistics().items():
+            tensors[f"buffer:{name}"] = value.contiguous()
         checkpoints.save(self.step, tensors, {**self._identity(), **self._progress()})
 
     def _identity(self) -> dict[str, Any]:
@@ -290,26 +300,44 @@ class Training:
     def _progress(self) -> dict[str, Any]:
         return {"step": self.step, "losses": self.losses, "probes": self.probes}
 
+    def _statistics(self) -> dict[str, Tensor]:
+        """What networks measure in training and keep beside their weights."""
+        return {}
+
     def load(self, checkpoints: Checkpoints) -> bool:
-        """Goes on from the newest checkpoint, if there is one; ValueError where all are broken or
-        it is of another training."""
+        """Goes on from the newest checkpoint, if there is one; ValueError where all are broken, it
+        is of another training, or the processes of a group do not all find the same one."""
         found = checkpoints.latest()
-        if found is None:
-            return False
-        tensors, header = found
+        if found is not None:
+            self._take_up(*found, checkpoints)
+        here = torch.tensor([self.step, self.step**2], dtype=torch.float64, device=self.device)
+        self.group.average([here])
+        if float(here[1] - here[0] ** 2) != 0:
+            raise ValueError(
+                f"the processes of the training find different checkpoints in {checkpoints.folder}:"
+                " the folder must be on a file system that all of them see"
+            )
+        return found is not None
+
+    def _take_up(
+        self, tensors: Mapping[str, Tensor], header: Mapping[str, Any], checkpoints: Checkpoints
+    ) -> None:
         for key, value in self._identity().items():
-            if header.get(key) != value:
-                raise ValueError(
-                    f"{checkpoints.folder} was trained with other settings: {key} is "
-                    f"{header.get(key)!r} there, and {value!r} here"
-                )
+            # How many processes there are is of no account to a training that is over.
+            if header.get(key) != value and (key != "ranks" or header["step"] < self.steps):
+                what = _difference(key, header.get(key), value)
+                raise ValueError(f"{checkpoints.folder} was trained with other settings: {what}")
         self._prepare_for(header)
         state: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             kind, _, name = key.partition(":")
             state.setdefault(name, {})[kind] = tensor
-        self._check_weights({name: held.get("weight") for name, held in state.items()})
+        self._check_weights(
+            {n: held.get("weight") for n, held in state.items() if "buffer" not in held}
+        )
         with torch.no_grad():
+            for name, value in self._statistics().items():
+                value.copy_(state[name]["buffer"])
             for name, weight in self._parameters.items():
                 weight.copy_(state[name].pop("weight"))
                 if self._average:
@@ -319,7 +347,6 @@ class Training:
                         key: _stored_as(weight, value) for key, value in state[name].items()
                     }
         self._resume_from(header)
-        return True
 
     def _prepare_for(self, header: Mapping[str, Any]) -> None:
         """Brings what is trained into the form that the checkpoint has."""
@@ -372,15 +399,13 @@ class Trainer(Training):
         self.smallest = space.decode(table.extreme("macs", largest=False))
         self._sampler = make_sampler(settings.sampling, space, seed)
         self._drawn: tuple[int, list[Genome]] = (-1, [])
+        self._dealt: dict[str, int] = {}  # the sampler's state before that
         self._of_largest: dict[str, Tensor] = {}  # its gradient, where conflicts are looked at
-
-    def calibration_images(self, count: int) -> Tensor:
-        """The first `count` training images, normalised and not augmented."""
-        return self._batches.plain(count)
 
     def drawn(self) -> list[Genome]:
         """The networks of this step that are drawn at random."""
         if self._drawn[0] != self.step:
+            self._dealt = dict(self._sampler.state)
             rows = self._sampler.draw(self.step, self.settings.sampled)
             self._drawn = (self.step, [self.supernet.space.decode(row) for row in rows])
         return self._drawn[1]
@@ -411,7 +436,7 @@ class Trainer(Training):
     def _add_gradients(self, examples: Examples, backward: _Backward) -> Tensor:
         settings = self.settings
         images, targets = examples.images, examples.targets
-        networks = [self.smallest] if settings.sandwich else []
+        networks = [self.smallest] if settings.sandwich and settings.smallest else []
         networks += self.drawn()
         teacher, loss = None, None
         if settings.sandwich:
@@ -485,7 +510,7 @@ class Trainer(Training):
         return {
             **super()._progress(),
             "split": self.supernet.is_split,
-            "sampler": self._sampler.state,
+            "sampler": self._dealt if self._drawn[0] == self.step else self._sampler.state,
         }
 
     def _prepare_for(self, header: Mapping[str, Any]) -> None:
@@ -494,7 +519,7 @@ class Trainer(Training):
 
     def _resume_from(self, header: Mapping[str, Any]) -> None:
         super()._resume_from(header)
-        self._sampler.state = dict(header["sampler"])
+        self._sampler.state, self._drawn = dict(header["sampler"]), (-1, [])
 
 
 class AloneTrainer(Training):
@@ -532,6 +557,9 @@ class AloneTrainer(Training):
         backward(loss)
         return loss.detach()
 
+    def _statistics(self) -> dict[str, Tensor]:
+        return dict(self.network.named_buffers())
+
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "network": self.genome.digest}
 
@@ -547,6 +575,17 @@ def _optimiser(settings: TrainingSettings, weights: Sequence[Tensor]) -> torch.o
             groups, lr=settings.learning_rate, momentum=MOMENTUM, nesterov=True, foreach=True
         )
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    """In which setting two trainings differ."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        name, there, here = next(
+            (key, there.get(key), here.get(key))
+            for key in [*here, *there]
+            if there.get(key) != here.get(key)
+        )
+    return f"{name} is {there!r} there, and {here!r} here"
 
 
 def _stored_as(weight: Tensor, value: Tensor) -> Tensor:

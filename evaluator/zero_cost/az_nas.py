@@ -13,7 +13,8 @@ head):
 - complexity: MACs, see `sizes.macs`.
 
 Where a part has a stride, each of its output pixels goes with the block of input pixels in its
-place, zeros filling the last ones. Where something travels beside the map, the map alone counts.
+place, zeros filling the last ones. Where several maps or tokens travel together the first counts:
+the map beside tokens; between the columns of RevCol the stem's, which says little.
 Differs from it: weights and images are what the caller gives; the released code draws weights with
 Kaiming's deviation and takes noise for images.
 """

@@ -184,6 +184,7 @@ def test_crops_do_not_depend_on_workers_either():
     assert not torch.equal(other[0], truth[0][0])
 
 
+@pytest.mark.slow
 def test_workers_may_be_spawned():
     split = digits()
     with split.batches(batch_size=30, seed=1, workers=0) as alone:

@@ -1,5 +1,6 @@
 """Rows of integers and the networks they stand for, against brute force."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -281,3 +282,66 @@ def test_resolutions_scale_in_proportion():
 def test_stems_of_several_strides_are_refused():
     with pytest.raises(ValueError, match="the stem must have one stride"):
         load_space("unified", stem={"convolution": {"step": [2, 4]}})
+
+
+# ---- options
+
+
+def named(**options):
+    """A space with one stage whose blocks choose among `options`."""
+    return make_space(
+        {
+            "name": "named",
+            "resolution": [8],
+            "stem": {"convolution": {"channels": [8], "step": [1], "kernel": [3]}},
+            "blocks": "free",
+            "operators": options,
+            "stages": [
+                {
+                    "channels": [8],
+                    "depth": [0, 2],
+                    "downsampling": ["strided_convolution"],
+                    "operators": list(options),
+                }
+            ],
+            "head": {"pooled": {}},
+        }
+    )
+
+
+def test_a_kind_may_stand_under_several_names():
+    """Each with its own genes: of 2 x 2 values only the pairs that are listed exist."""
+    space = named(
+        small={"kind": "inverted_bottleneck", "expansion": [1], "context": [3]},
+        large={"kind": "inverted_bottleneck", "expansion": [4], "context": [5, 7]},
+    )
+    assert space.size == 1 + 3**2
+    rows = space.sample_codes(np.random.default_rng(0), 200)
+    seen = set()
+    for row in rows:
+        genome = space.decode(row)
+        assert (space.encode(genome) == row).all()
+        seen |= {(b.expansion, b.context) for b in genome.stages[0].blocks}
+    assert seen == {(1, 3), (4, 5), (4, 7)}
+    outside = space.decode(rows[rows[:, 0] > 0][0])
+    block = dataclasses.replace(outside.stages[0].blocks[0], expansion=1, context=7)
+    stage = dataclasses.replace(outside.stages[0], blocks=(block, block))
+    with pytest.raises(ValueError, match=r"stages\.0\.blocks\.0.*context is 7"):
+        space.encode(dataclasses.replace(outside, stages=(stage,)))
+
+
+def test_a_gene_that_the_space_leaves_alone_has_its_default():
+    space = named(inverted_bottleneck={"expansion": [1, 2]})
+    row = next(r for r in space.sample_codes(np.random.default_rng(0), 20) if r[0])
+    genome = space.decode(row)
+    block = dataclasses.replace(genome.stages[0].blocks[0], activation="relu")
+    stage = dataclasses.replace(genome.stages[0], blocks=(block, block))
+    with pytest.raises(ValueError, match="activation is 'relu'"):
+        space.encode(dataclasses.replace(genome, stages=(stage,)))
+
+
+def test_a_stage_without_blocks_has_no_genes_of_blocks():
+    space = named(inverted_bottleneck={"expansion": [1, 2]})
+    rows = space.sample_codes(np.random.default_rng(0), 100)
+    assert {len(space.decode(row).stages[0].blocks) for row in rows} == {0, 2}
+    assert (rows[rows[:, 0] == 0][:, 1:] == 0).all()

@@ -108,6 +108,7 @@ def test_plus_phases_are_tenths_of_the_progress():
         (21, 7, (14, 14, 14, 14, 21)),  # 15 and 18; the last is never rounded
         (7, 7, (7, 7, 7, 7, 7)),  # nothing else there
         (100, 32, (64, 64, 64, 96, 100)),  # 71.4 and 85.7
+        (15, 8, (8, 8, 8, 8, 15)),  # 12.9 would be 16
     ],
 )
 def test_sides_are_scaled_and_rounded(side, multiple, expected):

@@ -1,0 +1,210 @@
+"""Runs a function in processes that train together, by Ray Train.
+
+Ray Train starts the processes, joins them to one group of `torch.distributed` and ends all of them
+when one fails. This file hands them their settings and shared tensors, brings back what the first
+of them says of its progress, and knows nothing of what is trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError
+from torch import Tensor
+
+from search.ray_runner import _import, _modules, _pack, _reason, _start_ray, _unpack
+from search.runner import one_line
+
+START_SECONDS = 600  # for all processes to be there
+LOOK_EVERY_SECONDS = 0.3  # at the progress
+Progress = Callable[[int, int, float], None]
+
+# Ray Train reads these where it is imported or used. Relative paths mean what they mean here, and
+# nothing is reported to anyone.
+_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_SECONDS),
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+
+class WorkerDied(RuntimeError):
+    """A process ended that should not have; what it had written is there."""
+
+
+def train_together(
+    function: str,
+    settings: Mapping[str, Any],
+    shared: Mapping[str, Tensor | np.ndarray],
+    *,
+    workers: int,
+    threads: int = 1,
+    cuda: bool = False,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Calls `function`, `"module:function"`, in `workers` processes of one group, and waits.
+
+    Each calls `function(**settings, tensors=..., device=..., progress=...)`, where `tensors` is
+    `shared`, which goes through Ray's object store and must not be written to; `device` is the
+    process's own, a GPU or a share of one where `cuda`; and `progress(done, total, loss)` is heard
+    here where the first process says it. Whatever the function writes must be on a file system
+    that all processes see, which is so on one machine.
+
+    Without an `address` a Ray of our own is started here, with a core for each process, and ended
+    again, also by Ctrl-C. ValueError for what the function raises, or where there is no cluster or
+    nothing to run on; `WorkerDied` where a process ends.
+    """
+    packed = {key: _pack(tensor) for key, tensor in shared.items()}
+    owner = not ray.is_initialized()
+    with _environment(), tempfile.TemporaryDirectory(prefix="training-") as storage:
+        if owner:
+            _start_ray(function, packed, workers, address)
+        try:
+            _check_room(workers, threads if address else 1, cuda)
+            board = ray.remote(_Board).options(num_cpus=0).remote()
+            config = {
+                "function": function,
+                "settings": dict(settings),
+                "tensors": [ray.put(packed)],  # in a list Ray leaves it to each process to fetch
+                "board": board,
+            }
+            trainer = _trainer(config, storage, workers, threads if address else 1, cuda)
+            _watch(trainer, board, progress)
+        finally:
+            if owner:
+                ray.shutdown()
+
+
+def _trainer(config: dict[str, Any], storage: str, workers: int, cores: int, cuda: bool) -> Any:
+    from ray.train import RunConfig, ScalingConfig  # after `_environment`, which they read
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources: dict[str, float] = {"CPU": cores}
+    if cuda:
+        resources["GPU"] = _share_of_gpu(workers)
+    return TorchTrainer(
+        _work,
+        train_loop_config=config,
+        # NCCL allows one process on a GPU only.
+        torch_config=TorchConfig(backend="nccl" if resources.get("GPU") == 1 else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=cuda, resources_per_worker=resources
+        ),
+        run_config=RunConfig(name="training", storage_path=storage),
+    )
+
+
+def _watch(trainer: Any, board: Any, progress: Progress | None) -> None:
+    """Waits for the end beside Ray Train and not in it: it would take Ctrl-C for itself."""
+    ended: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # told below, in the main thread
+            ended.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    last = None
+    while True:
+        thread.join(LOOK_EVERY_SECONDS)
+        over = not thread.is_alive()
+        try:
+            news, problems = ray.get(board.read.remote())
+        except RayError:  # the cluster itself is gone
+            news, problems = last, []
+        if progress is not None and news not in (None, last):
+            progress(*news)
+        last = news
+        if over:
+            break
+    if not ended:
+        return
+    if problems:
+        raise ValueError(problems[0])
+    failures = getattr(ended[0], "worker_failures", {})
+    ranks = [rank for rank, error in failures.items() if not hasattr(error, "_base_exc")]
+    if ranks or failures:
+        raise WorkerDied(f"worker {min(ranks or failures)} of the training died")
+    raise WorkerDied(f"the training by Ray Train ended: {_reason(ended[0])}")  # type: ignore[arg-type]
+
+
+def _check_room(workers: int, cores: int, cuda: bool) -> None:
+    there = ray.cluster_resources()
+    if there.get("CPU", 0) < workers * cores:
+        raise ValueError(
+            f"{workers} processes of {cores} cores are to train, but Ray has "
+            f"{there.get('CPU', 0):g} cores"
+        )
+    if cuda and not there.get("GPU", 0):
+        raise ValueError("the training is to run on CUDA, but Ray has no GPUs")
+
+
+def _share_of_gpu(workers: int) -> float:
+    """How much of a GPU each process gets: one, or an equal share where there are too few."""
+    return 1 / math.ceil(workers / ray.cluster_resources()["GPU"])
+
+
+class _Board:
+    """Where the first process writes how far it is, and any what went wrong."""
+
+    def __init__(self) -> None:
+        self._news: tuple[int, int, float] | None = None
+        self._problems: list[str] = []
+
+    def write(self, *news: Any) -> None:
+        self._news = news  # type: ignore[assignment]
+
+    def complain(self, problem: str) -> None:
+        self._problems.append(problem)
+
+    def read(self) -> tuple[tuple[int, int, float] | None, list[str]]:
+        return self._news, self._problems
+
+
+def _work(config: dict[str, Any]) -> None:
+    """In a process of its own."""
+    from ray.train.torch import get_device
+
+    board = config["board"]
+    packed = ray.get(config["tensors"][0])
+    tensors = {key: _unpack(*parts) for key, parts in packed.items()}
+
+    def progress(*news: Any) -> None:
+        board.write.remote(*news)
+
+    try:
+        _import(config["function"])(
+            **config["settings"], tensors=tensors, device=str(get_device()), progress=progress
+        )
+    except RuntimeError:  # what the others raise when one of them dies, too
+        raise
+    except Exception as error:
+        ray.get(board.complain.remote(one_line(error)))
+        raise
+
+
+@contextlib.contextmanager
+def _environment() -> Any:
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
