@@ -1,7 +1,7 @@
 """What each setting of the training does to the ranking, and what it costs.
 
-    python -m benchmarks.ablation truth --data CIFAR10 --json benchmarks/results/ablation-truth.json
-    python -m benchmarks.ablation run --data CIFAR10 --truth benchmarks/results/ablation-truth.json \\
+    python -m benchmarks.ablation truth --data CIFAR10 --json FILE
+    python -m benchmarks.ablation run --data CIFAR10 --truth FILE \\
         --table nasbench_macro.csv.gz --json benchmarks/results/ablation-cpu.json
 
 `truth` trains networks of the default space alone, at the proxy's size, and notes their accuracy on
@@ -187,7 +187,9 @@ def run(options: argparse.Namespace) -> int:
             row = measure(name, variant, space, rows, accuracies, data, options)
             result["variants"].append(row)
             keep(options.json, result)
-            print(f"{name:15} {variant:24} tau {row['tau']:.3f}  {row['seconds']:.0f} s", flush=True)
+            print(
+                f"{name:15} {variant:24} tau {row['tau']:.3f}  {row['seconds']:.0f} s", flush=True
+            )
     return 0
 
 
@@ -201,7 +203,10 @@ def recipe(space: str, variant: str, options: argparse.Namespace) -> tuple[Train
     if space == "nasbench_macro":
         base = {
             **macro.COMMON,
-            **{"sandwich": True, "smallest": False, "batch": 64, "learning_rate": 0.1},
+            "sandwich": True,
+            "smallest": False,
+            "batch": 64,
+            "learning_rate": 0.1,
             "steps": options.macro_steps,
         }
     return TrainingSettings.from_plain({**base, **changes}), seed

@@ -19,11 +19,11 @@ networks are compared on images that are held out of the training images.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import platform
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         {**COMMON, **chosen["training"], **given_training(options)}
     )
     data = load_data(options.data, resolution=side)
-    space = load_space("nasbench_macro").scaled(width=width, resolution=side, classes=10)
+    space = published_space().scaled(width=width, resolution=side, classes=10)
     begun = time.perf_counter()
     supernet = train(space, data, settings, options)
     trained = time.perf_counter()
@@ -118,7 +118,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.networks:
         kept = np.random.default_rng(0).choice(len(rows), options.networks, replace=False)
         rows, truth = rows[kept], truth.iloc[kept].reset_index(drop=True)
-    found = score(supernet, space, rows, data, options.images or chosen["images"])
+    images = options.images or chosen["images"]
+    found = score(supernet, space, rows, data, images)
     scored = time.perf_counter()
     return {
         "benchmark": "ranking_nasbench_macro",
@@ -131,13 +132,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "in_band": int(in_band(truth).sum()),
         "width": width,
         "side": side,
-        "scored_on_images": options.images or chosen["images"],
+        "scored_on_images": images,
         "training": settings.to_plain(),
         "epochs": settings.steps * settings.batch * settings.accumulate / len(data.train),
         "seconds": {"training": trained - begun, "scoring": scored - trained},
-        "supernet": {
-            name: compare(values, truth, options.seed) for name, values in found.items()
-        },
+        "supernet": {name: compare(values, truth, options.seed) for name, values in found.items()},
         "others": baselines(rows, space, truth),
         "mean_top1": float(np.mean(found["top1"])),
     }
@@ -167,7 +166,11 @@ def train(
     def note(done: int, total: int, loss: float) -> None:
         if done % 50 == 0 or done == total:
             left = (time.monotonic() - begun) / (done - first) * (total - done)
-            print(f"\rstep {done}/{total}  loss {loss:.3f}  {left:.0f} s left ", end="", file=sys.stderr)
+            print(
+                f"\rstep {done}/{total}  loss {loss:.3f}  {left:.0f} s left ",
+                end="",
+                file=sys.stderr,
+            )
 
     trainer.run(checkpoints, every_seconds=60, progress=note)
     print(file=sys.stderr)
@@ -183,10 +186,15 @@ def read_table(path: Path) -> tuple[Codes, pd.DataFrame]:
     return rows[first], table.iloc[first].reset_index(drop=True)
 
 
+@cache
+def published_space() -> Space:
+    return load_space("nasbench_macro")
+
+
 def row_of(arch: str) -> Codes:
     """The network of eight digits (0 identity, 1 and 2 the blocks): an identity behind the first
     layer of a stage does nothing, so several encodings are one network."""
-    space = load_space("nasbench_macro")
+    space = published_space()
     row, place = np.zeros(len(space.variables), np.int64), 0
     for stage, layers in zip(space.stages, LAYERS, strict=True):
         first, *rest = (int(digit) for digit in arch[place : place + layers])
@@ -252,8 +260,7 @@ def compare(
 
 def baselines(rows: Codes, space: Space, truth: pd.DataFrame) -> dict[str, Any]:
     """The same for what needs no training, and of the table's single runs with each other."""
-    own = load_space("nasbench_macro")
-    costs = CostTable(own).costs(rows)
+    costs = CostTable(published_space()).costs(rows)
     assert (costs[:, 0] == truth.flops).all(), "MACs must be the table's"
     assert (costs[:, 1] == truth.params).all(), "parameters must be the table's"
     layers = np.array([sum(digit != "0" for digit in arch) for arch in truth.arch], float)

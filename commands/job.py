@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from functools import cached_property
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from commands.options import load_plugins
-from evaluator.data import ImageData
+from evaluator.data import ImageData, Split
 from evaluator.scoring import SupernetEvaluator
 from search.controllers import CONTROLLERS
 from search.interfaces import Runner
@@ -26,10 +27,11 @@ from space.genome import Genome
 from space.presets import presets
 from space.search_space import Space
 from supernet.augmentation import normalise
-from supernet.batches import Batches, ResidentImages
+from supernet.batches import Batches, Images, Moved, ResidentImages
+from supernet.distributed import launched_here, launched_ranks, own_device
 from supernet.network import Supernet
 from supernet.recipe import TrainingSettings
-from supernet.training import Trainer
+from supernet.training import Alone, Group, Trainer
 
 CALIBRATION_IMAGES = 512  # training images for the running statistics of networks with BatchNorm
 
@@ -42,10 +44,16 @@ SCORE_MEANING = (
 class Job:
     """A run's settings and everything that follows from them alone."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, device: str | None = None):
+        """`device` in place of that of the settings, for a process that was given one."""
         self.settings = settings
         load_plugins(settings.plugins)
-        self.device = check_device(settings.device)
+        self.device = check_device(own_device(settings.device) if device is None else device)
+        if settings.train_workers > 1 and launched_ranks() > 1 and device is None:
+            raise ValueError(
+                f"train_workers is {settings.train_workers}, but must be 1 under torchrun, which "
+                "starts the processes itself"
+            )
         torch.set_num_threads(settings.threads)
         self.budget = Budget.parse(settings.budget, flops_per_mac=settings.flops_per_mac)
         definition = dict(settings.space_definition)
@@ -103,19 +111,48 @@ class Job:
             split_at=self.training.split_at,
         )
 
-    def batches(self, data: ImageData) -> Batches:
-        """What networks are trained on."""
+    def images(self, data: ImageData, group: Group) -> Images:
+        """Training images of one process of `group`, on the device."""
         seed, size = self.settings.seed, self.training.batch
-        images, labels = data.train.images.to(self.device), data.train.labels.to(self.device)
-        source = ResidentImages(images, labels, batch=size, seed=seed)
+        rank, ranks = group.rank, group.ranks
+        if isinstance(data.train, Split):
+            images, labels = data.train.images.to(self.device), data.train.labels.to(self.device)
+            return ResidentImages(images, labels, batch=size, seed=seed, rank=rank, ranks=ranks)
+        # The evaluation transform, as of images that are resident: whether they fit in memory
+        # should not decide what networks are trained on.
+        streamed = data.train.batches(
+            batch_size=size * ranks,
+            seed=seed,
+            crop=None,
+            rank=rank,
+            ranks=ranks,
+            workers=max(1, (os.cpu_count() or 1) // launched_here()),
+            pin_memory=self.device.type == "cuda",
+        )
+        return Moved(streamed, self.device)
+
+    def batches(self, data: ImageData, group: Group | None = None) -> Batches:
+        """What networks are trained on."""
+        group = group or Alone()
         return Batches(
-            source, data.mean, data.std, self.training, classes=len(data.classes), seed=seed
+            self.images(data, group),
+            data.mean,
+            data.std,
+            self.training,
+            classes=len(data.classes),
+            seed=self.settings.seed,
+            rank=group.rank,
         )
 
-    def trainer(self, data: ImageData) -> Trainer:
+    def trainer(self, data: ImageData, group: Group | None = None) -> Trainer:
         """A supernet with fresh weights, and what trains it."""
-        supernet = self.supernet(len(data.classes))
-        return Trainer(supernet, self.batches(data), self.training, seed=self.settings.seed)
+        return Trainer(
+            self.supernet(len(data.classes)),
+            self.batches(data, group),
+            self.training,
+            seed=self.settings.seed,
+            group=group,
+        )
 
 
 def check_device(name: str) -> torch.device:
@@ -197,7 +234,7 @@ def make_runner(job: Job, trainer: Trainer, data: ImageData) -> Runner:
             trainer.supernet,
             split.images,
             split.labels,
-            data.train.images,
+            data.train.first(CALIBRATION_IMAGES),
             data.mean,
             data.std,
             job.space,
@@ -207,7 +244,7 @@ def make_runner(job: Job, trainer: Trainer, data: ImageData) -> Runner:
 
     shared = {f"weight:{name}": w.detach().cpu() for name, w in trainer.supernet.weights.items()}
     shared |= {"images": split.images, "labels": split.labels}
-    shared["calibration"] = data.train.images[:CALIBRATION_IMAGES]
+    shared["calibration"] = data.train.first(CALIBRATION_IMAGES)
     return RayRunner(
         "commands.job:make_evaluator",
         {

@@ -26,6 +26,7 @@ from space.budget import EXAMPLES
 from space.files import check_doors, make_space, read_definition, shipped_spaces
 from space.genes import CATEGORIES, Allowed, Numbers, Rows, gene_choices, registered
 from space.presets import presets
+from supernet.distributed import launched_here
 from supernet.recipe import TrainingSettings
 
 # Settings of the training -> their options.
@@ -72,6 +73,9 @@ def make_parser() -> argparse.ArgumentParser:
     where.add_argument("--device", help="cpu, cuda or cuda:N (default: what is there)")
     where.add_argument("--threads", type=int, help="CPU threads of one pass")
     where.add_argument("--workers", type=int, help="processes that score, on Ray if more than one")
+    where.add_argument(
+        "--train-workers", type=int, help="processes that train together, by Ray if more than one"
+    )
     where.add_argument("--ray-address", help="a running Ray cluster")
     out = parser.add_argument_group("what comes out")
     out.add_argument("--name", help="of the run's folder (default: budget, space and seed)")
@@ -140,10 +144,12 @@ def resolve(options: argparse.Namespace) -> Settings:
     check_doors(make_space(values["space_definition"]))  # says what is wrong with it
     values.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     values.setdefault("workers", 1)
+    values.setdefault("train_workers", 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # Half of the cores: in training the backward pass takes the other half. Two threads that wait
     # for each other on a busy machine cost far more than the second one gains on small proxies.
-    values.setdefault("threads", max(1, (cores or 1) // 2))
+    together = max(values["train_workers"], launched_here())
+    values.setdefault("threads", max(1, (cores or 1) // (2 * max(1, together))))
     proxy = values["space_definition"].get("proxy", {})
     values.setdefault("proxy_width", proxy.get("width", 1.0))
     if "proxy_resolution" not in values:

@@ -6,16 +6,15 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import Any
 
 from commands.finish import finish
-from commands.job import Job, check_cluster, make_runner, make_scorer
+from commands.job import Job, check_cluster, make_runner
 from commands.options import resolve, resumed_settings
 from commands.plan import make_plan, show_plan, starts_text
+from commands.train import measure, train
 from evaluator.data import ImageData, load_data
 from results.console import Console
 from results.history import FROM_PRESET
@@ -23,23 +22,28 @@ from results.run_folder import (
     RunFolder,
     best_at_budget,
     environment,
-    write_text,
 )
 from results.store import Store
 from search.controllers import make_controller
 from search.loop import search
 from search.proposals import BAND
 from search.settings import Settings
-from supernet.checkpoints import Checkpoints
+from supernet.checkpoints import KEPT
+from supernet.distributed import Elsewhere, launched_group, launched_rank
 from supernet.network import Supernet
 from supernet.training import Trainer
 
-PROBE_IMAGES = 256  # of the validation split, looked at while the supernet trains
 LONGEST_NAME = 200  # of a run, bytes; file systems allow 255, and partial files need some
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Plans, trains, searches and reports; the options' errors come before anything is written."""
+    """Plans, trains, searches and reports; the options' errors come before anything is written.
+
+    Of several processes that `torchrun` has started, all train; the first alone writes, says
+    something, and does what comes after.
+    """
+    first = launched_rank() == 0
+    console = console if first else Console(quiet=True)
     if options.resume is not None:
         folder = RunFolder(options.resume)
         settings = resumed_settings(options, folder)
@@ -47,40 +51,62 @@ def run(options: argparse.Namespace, console: Console) -> int:
         settings = resolve(options)
         folder = RunFolder(options.runs / (options.name or default_name(settings)))
         check_place(folder, options.name)
-        if not options.dry_run:
+        if first and not options.dry_run:
             folder.check_new()
     job = Job(settings)
     reachable = job.proposals.reachable()
     job.proposals.check()
     if options.dry_run:
-        plan = make_plan(job, reachable, folder)
-        console.result(plan, show_plan(job, reachable, folder, plan))
+        if first:
+            plan = make_plan(job, reachable, folder)
+            console.result(plan, show_plan(job, reachable, folder, plan))
         return 0
     check_cluster(settings.ray_address)
     options.folder = folder
+    about = None if options.resume is None else read_environment(folder)
+    data = read_data(job, about, console)
+    with launched_group(job.device) as group:
+        elsewhere = settings.train_workers > 1
+        trainer = job.trainer(data, Elsewhere(settings.train_workers) if elsewhere else group)
+        check_disk(folder, job, trainer.supernet)
+        if first and about is None:
+            facts = {"data": data.digest, "streamed": data.streamed}
+            folder.create(settings.to_plain(), {**environment(settings.device), **facts})
+        elif first:
+            folder.sweep()
+        console.say(f"run folder: {folder.path}")
+        train(folder, job, trainer, data, console)
+    if not first:
+        return 0
+    measure(folder, trainer, data, console)
+    find(folder, job, trainer, data, console)
+    return finish(folder, job, trainer, reachable, console)
+
+
+def read_environment(folder: RunFolder) -> dict[str, Any]:
+    """What the run noted of its machine and images when it began."""
+    about: dict[str, Any] = json.loads(folder.environment.read_text(encoding="utf-8"))
+    return about
+
+
+def read_data(job: Job, about: Mapping[str, Any] | None, console: Console) -> ImageData:
+    """The images; ValueError where they are others than those that a run, by what it noted in
+    `about`, began with."""
+    settings = job.settings
     with console.progress("reading images", 1) as meter:
         data = load_data(
             settings.data,
             resolution=settings.proxy_resolution,
             seed=settings.seed,
             limit=settings.limit,
+            stream=None if about is None else about.get("streamed"),
             progress=lambda done, total: meter.update(done, total=total),
         )
     if data.skipped:
         console.say(f"{data.skipped} corrupt images were left out")
-    trainer = job.trainer(data)
-    check_disk(folder, trainer.supernet)
-    facts = {**environment(settings.device), "data": data.digest}
-    if options.resume is None:
-        folder.create(settings.to_plain(), facts)
-    elif json.loads(folder.environment.read_text(encoding="utf-8"))["data"] != data.digest:
+    if about is not None and about["data"] != data.digest:
         raise ValueError(f"the images of {settings.data!r} are not those that the run began with")
-    else:
-        folder.sweep()
-    console.say(f"run folder: {folder.path}")
-    train(folder, trainer, data, console)
-    find(folder, job, trainer, data, console)
-    return finish(folder, job, trainer, reachable, console)
+    return data
 
 
 def check_place(folder: RunFolder, name: str | None) -> None:
@@ -112,10 +138,13 @@ def default_name(settings: Settings) -> str:
     return f"{safe}-{Path(settings.space).stem}-seed{settings.seed}"
 
 
-def check_disk(folder: RunFolder, supernet: Supernet) -> None:
+def check_disk(folder: RunFolder, job: Job, supernet: Supernet) -> None:
     """ValueError where the disk cannot hold what the run is going to write."""
     numbers = sum(weight.numel() for weight in supernet.weights.values())
-    needed = 2 * 12 * numbers + 64 * 2**20  # two checkpoints while one replaces the other
+    kept = 3 if job.training.optimiser == "adamw" else 2  # numbers for each: itself, its moments
+    kept += bool(job.training.ema)
+    # The checkpoints that are kept while another one is written.
+    needed = (KEPT + 1) * 4 * kept * numbers * supernet.branches + 64 * 2**20
     place = existing_place(folder.path)
     free = shutil.disk_usage(place).free
     if free < needed:
@@ -123,74 +152,6 @@ def check_disk(folder: RunFolder, supernet: Supernet) -> None:
             f"the run needs {needed / 2**20:.0f} MiB under {str(place)!r}, but only "
             f"{free / 2**20:.0f} MiB are free; free some, or choose another --runs"
         )
-
-
-def train(folder: RunFolder, trainer: Trainer, data: ImageData, console: Console) -> None:
-    """Trains the supernet, or takes up where its checkpoint ends; then notes how good it is."""
-    checkpoints = Checkpoints(folder.checkpoints)
-    trainer.load(checkpoints)
-    if trainer.step < trainer.steps:
-        look = make_probe(trainer, data)
-        with console.progress("training the supernet", trainer.steps, trainer.step) as meter:
-            trainer.run(
-                checkpoints,
-                progress=lambda done, _, loss: meter.update(done, f"loss {loss:.3f}"),
-                probe=look,
-            )
-    if not folder.supernet_facts.exists():
-        count = len(data.validation) + len(data.test or ())
-        console.say(f"measuring the trained supernet on {count} images")
-        accuracies = supernet_accuracies(trainer, data)
-        write_text(folder.supernet_facts, json.dumps(accuracies, indent=2) + "\n")
-    accuracies = json.loads(folder.supernet_facts.read_text(encoding="utf-8"))
-    for name, found in accuracies.items():
-        shares = ", ".join(f"{share:.1%} of the {split} images" for split, share in found.items())
-        console.say(f"the supernet's {name} network classifies {shares} right")
-
-
-def make_probe(trainer: Trainer, data: ImageData) -> Callable[[], dict[str, float]]:
-    """What shows, while training goes on, whether a kind of network is left behind: the share of
-    some validation images that the largest, the smallest and a random network classify right."""
-    seen = np.linspace(0, len(data.validation) - 1, min(PROBE_IMAGES, len(data.validation)))
-    rows = torch.from_numpy(seen.astype(np.int64))
-    scorer = make_scorer(
-        trainer.supernet,
-        data.validation.images[rows],
-        data.validation.labels[rows],
-        data.train.images,
-        data.mean,
-        data.std,
-    )
-    networks = {
-        "largest": trainer.largest,
-        "smallest": trainer.smallest,
-        "random": trainer.supernet.space.sample(np.random.default_rng(0)),
-    }
-
-    def look() -> dict[str, float]:
-        return {name: scorer.evaluate(net).details["top1"] for name, net in networks.items()}
-
-    return look
-
-
-def supernet_accuracies(trainer: Trainer, data: ImageData) -> dict[str, dict[str, float]]:
-    """Share of images that the largest and the smallest network classify right. The test images
-    are looked at here only, after training, and decide nothing."""
-    splits = {"validation": data.validation, "test": data.test}
-    evaluators = {
-        name: make_scorer(
-            trainer.supernet, split.images, split.labels, data.train.images, data.mean, data.std
-        )
-        for name, split in splits.items()
-        if split is not None
-    }
-    networks = {"largest": trainer.largest, "smallest": trainer.smallest}
-    return {
-        name: {
-            split: scorer.evaluate(genome).details["top1"] for split, scorer in evaluators.items()
-        }
-        for name, genome in networks.items()
-    }
 
 
 def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console: Console) -> None:

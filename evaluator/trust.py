@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from evaluator.zero_cost.ranks import log_rank_sum
+from space.genome import Genome
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats, Floats], float | None]
@@ -306,6 +307,18 @@ def _network(values: Mapping[str, Any]) -> Network:
 
 
 # ---- making one
+
+
+def block_kinds(genome: Genome) -> tuple[tuple[str, ...], str]:
+    """The kinds of a network's blocks by name, and the one whose blocks have most MACs ("" where
+    there is no block; the first by name of several)."""
+    macs: dict[str, int] = {}
+    for placed in genome.parts():
+        if ".blocks." in placed.path:
+            kind = placed.part.kind
+            macs[kind] = macs.get(kind, 0) + placed.cost().macs
+    kinds = tuple(sorted(macs))
+    return kinds, max(kinds, key=macs.__getitem__, default="")
 
 
 def in_band(macs: ArrayLike, level: float) -> NDArray[np.bool_]:

@@ -37,6 +37,11 @@ class RunFolder:
         self.state = path / "state"
         self.checkpoints = self.state / "supernet"
         self.supernet_facts = self.state / "supernet.json"
+        self.training = self.state / "training.json"
+        self.alone = self.state / "trust"  # networks that were trained alone
+        self.trust = path / "trust.json"
+        self.trust_table = path / "trust.csv"
+        self.trust_chart = path / "trust.svg"  # and .png
         self.report = path / "report.html"
         self.front = path / "front.csv"
         self.architectures = path / "architectures"
@@ -63,7 +68,7 @@ class RunFolder:
     def sweep(self) -> None:
         """Removes what a process that was killed had begun to write: all such names start with
         a dot, or end in `.partial`."""
-        for place in (self.path, self.state, self.architectures):
+        for place in (self.path, self.state, self.alone, self.architectures):
             for left in [*place.glob(".*"), *place.glob("*.partial")]:
                 if left.is_dir():
                     shutil.rmtree(left, ignore_errors=True)

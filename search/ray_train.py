@@ -13,6 +13,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import ray
 from ray.exceptions import RayError
 from torch import Tensor
 
-from search.ray_runner import _import, _modules, _pack, _reason, _start_ray, _unpack
+from search.ray_runner import _import, _pack, _reason, _start_ray, _unpack
 from search.runner import one_line
 
 START_SECONDS = 600  # for all processes to be there
@@ -47,6 +48,7 @@ def train_together(
     settings: Mapping[str, Any],
     shared: Mapping[str, Tensor | np.ndarray],
     *,
+    folder: Path,
     workers: int,
     threads: int = 1,
     cuda: bool = False,
@@ -58,8 +60,9 @@ def train_together(
     Each calls `function(**settings, tensors=..., device=..., progress=...)`, where `tensors` is
     `shared`, which goes through Ray's object store and must not be written to; `device` is the
     process's own, a GPU or a share of one where `cuda`; and `progress(done, total, loss)` is heard
-    here where the first process says it. Whatever the function writes must be on a file system
-    that all processes see, which is so on one machine.
+    here where the first process says it. Whatever the function writes, and `folder`, where Ray
+    Train keeps its notes until it ends, must be on a file system that all processes see; on one
+    machine every one is.
 
     Without an `address` a Ray of our own is started here, with a core for each process, and ended
     again, also by Ctrl-C. ValueError for what the function raises, or where there is no cluster or
@@ -67,7 +70,7 @@ def train_together(
     """
     packed = {key: _pack(tensor) for key, tensor in shared.items()}
     owner = not ray.is_initialized()
-    with _environment(), tempfile.TemporaryDirectory(prefix="training-") as storage:
+    with _environment(), tempfile.TemporaryDirectory(dir=folder, prefix=".ray-") as notes:
         if owner:
             _start_ray(function, packed, workers, address)
         try:
@@ -78,15 +81,16 @@ def train_together(
                 "settings": dict(settings),
                 "tensors": [ray.put(packed)],  # in a list Ray leaves it to each process to fetch
                 "board": board,
+                "cuda": cuda,
             }
-            trainer = _trainer(config, storage, workers, threads if address else 1, cuda)
+            trainer = _trainer(config, notes, workers, threads if address else 1, cuda)
             _watch(trainer, board, progress)
         finally:
             if owner:
                 ray.shutdown()
 
 
-def _trainer(config: dict[str, Any], storage: str, workers: int, cores: int, cuda: bool) -> Any:
+def _trainer(config: dict[str, Any], notes: str, workers: int, cores: int, cuda: bool) -> Any:
     from ray.train import RunConfig, ScalingConfig  # after `_environment`, which they read
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -101,7 +105,7 @@ def _trainer(config: dict[str, Any], storage: str, workers: int, cores: int, cud
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=cuda, resources_per_worker=resources
         ),
-        run_config=RunConfig(name="training", storage_path=storage),
+        run_config=RunConfig(name="training", storage_path=notes),
     )
 
 
@@ -186,13 +190,15 @@ def _work(config: dict[str, Any]) -> None:
         board.write.remote(*news)
 
     try:
+        device = str(get_device()) if config["cuda"] else "cpu"
         _import(config["function"])(
-            **config["settings"], tensors=tensors, device=str(get_device()), progress=progress
+            **config["settings"], tensors=tensors, device=device, progress=progress
         )
-    except RuntimeError:  # what the others raise when one of them dies, too
+    except RuntimeError:  # which is also what the others raise when one of them dies
         raise
     except Exception as error:
-        ray.get(board.complain.remote(one_line(error)))
+        said = " ".join(str(error).split()) if isinstance(error, ValueError) else one_line(error)
+        ray.get(board.complain.remote(said))
         raise
 
 

@@ -1,8 +1,8 @@
 """Runs separate pieces of work as trials of Ray Tune: on the cores of this machine.
 
-What a piece of work is, is the caller's: plain data goes out to a worker, plain data comes back, one
-after the other. Tune hands them out to a few processes that stay (`reuse_actors`), tries again what
-a dead process was at, and says when each is done.
+What a piece of work is, is the caller's: plain data goes out to a worker, plain data comes back.
+Tune hands the pieces out to a few processes that stay (`reuse_actors`), tries again what a dead
+process was at, and says when each is done.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def run_trials(
     """Has the pieces of work done, at most `workers` at a time, in a Ray that is started here.
 
     `make_work` is a function at the top of a module, or its name, `"module:function"`. A worker
-    imports it, calls `make_work(**settings, tensors=tensors)` once, and the result with each piece
-    that it gets. Settings, pieces and results are JSON; the `shared` tensors go through Ray's object
-    store, and nobody may write to them. `threads` are those of PyTorch in each worker.
+    imports it, calls `make_work(**settings, tensors=tensors)` once, and what that gives with each
+    piece of its own. Settings, pieces and results are JSON; the `shared` tensors go through Ray's
+    object store, and nobody may write to them. `threads` are those of PyTorch in each worker.
 
     `taken` is called here for each piece as soon as it is done, in any order: with its result, or
     with None and the error where it raised one, or where its worker died `RETRIES` times more. What
@@ -78,7 +78,7 @@ def run_trials(
                     "place": tune.grid_search(list(range(len(pieces)))),
                     "pieces": json.dumps([dict(piece) for piece in pieces]),
                 },
-                tune_config=tune.TuneConfig(max_concurrent_trials=workers, reuse_actors=True),
+                tune_config=tune.TuneConfig(reuse_actors=True),
                 run_config=tune.RunConfig(
                     name="trials",
                     storage_path=place,
@@ -86,6 +86,8 @@ def run_trials(
                     callbacks=[collector],
                     stop=collector.stopper,
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
+                    # By default Tune saves a trial at its end, which ours cannot and need not.
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
             with _quiet():

@@ -35,6 +35,7 @@ class Settings:
     device: str = "cpu"
     threads: int = 1  # of each pass on a CPU; forward and backward passes overlap
     workers: int = 1
+    train_workers: int = 1  # processes that train the supernet together, by Ray Train
     ray_address: str | None = None
     exports: int = 5
     onnx: bool = False
@@ -91,6 +92,7 @@ _AT_LEAST_ONE = (
     "proxy_resolution",
     "threads",
     "workers",
+    "train_workers",
     "exports",
 )
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+KEPT = 2  # checkpoints of a training
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
@@ -57,7 +58,7 @@ def read_checkpoint(path: Path) -> State:
 class Checkpoints:
     """The last `keep` checkpoints of a training in `folder`, named by their step."""
 
-    def __init__(self, folder: Path, keep: int = 2):
+    def __init__(self, folder: Path, keep: int = KEPT):
         self.folder, self._keep = folder, keep
 
     def paths(self) -> list[Path]:

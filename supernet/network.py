@@ -11,6 +11,7 @@ Weight sharing by leading slices follows Once-for-all (Cai et al., 2020, arXiv 1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -107,17 +108,24 @@ class Supernet:
             for path in self._split_at
         )
 
+    @property
+    def branches(self) -> int:
+        """How many there are, or will be."""
+        return math.prod(len(options) for options in self._branch_options())
+
+    def _branch_options(self) -> list[list[str]]:
+        return [
+            [*self._slots[path].options, *(["-"] if _may_lack(self.space, path) else [])]
+            for path in self._split_at
+        ]
+
     def split(self) -> dict[str, list[str]]:
         """Gives each branch weights of its own, copies of those that all had until now. Returns
         what became of each name. Without `split_at` nothing happens."""
         if not self._split_at or self.is_split:
             return {}
         self.is_split = True
-        options = [
-            [*self._slots[path].options, *(["-"] if _may_lack(self.space, path) else [])]
-            for path in self._split_at
-        ]
-        branches = [_branch(chosen) for chosen in product(*options)]
+        branches = [_branch(chosen) for chosen in product(*self._branch_options())]
         became = {name: [branch + name for branch in branches] for name in self.weights}
         self.weights = {
             name: _stored(weight.detach().clone()).requires_grad_()
@@ -340,10 +348,21 @@ def _variants(slot: Slot, sites: list[Site]) -> Iterator[tuple[Part, Site]]:
         yield from ((part, site) for part in largest.values() for site in sites[1:])
 
 
-def positions(space: Space) -> Iterator[tuple[str, Slot, list[Site]]]:
+def check_side(space: Space, side: int) -> None:
+    """ValueError where a network of `space` cannot work on images of `side` pixels."""
+    for path, slot, sites in positions(space, side):
+        for option in slot.options.values():
+            for part in _settings(slot, option):
+                try:
+                    part.blueprint(sites[0])
+                except ValueError as error:
+                    raise ValueError(f"{path} cannot be at {side} pixels: {error}") from None
+
+
+def positions(space: Space, side: int | None = None) -> Iterator[tuple[str, Slot, list[Site]]]:
     """Every place where a part can stand: its path, its slot, and the sites it can have there,
-    the largest first."""
-    side = max(space.resolution.choices)
+    the largest first; for images of `side` pixels, or the most that there are."""
+    side = side or max(space.resolution.choices)
     stems = _settings_of(space.stem)
     widths = sorted({part.channels for part in stems}, reverse=True)  # type: ignore[attr-defined]
     stride = space.stem_stride
@@ -352,11 +371,11 @@ def positions(space: Space) -> Iterator[tuple[str, Slot, list[Site]]]:
         space.stem,
         [Site(space.in_channels, width, side, side, stride) for width in widths],
     )
-    side //= stride
+    side = -(-side // stride)
     for i, stage in enumerate(space.stages):
         outs = sorted(set(stage.channels.choices), reverse=True)
         door = [Site(w, out, side, side, stage.stride) for w in widths for out in outs]
-        side //= stage.stride
+        side = -(-side // stage.stride)
         inside = [Site(out, out, side, side) for out in outs]
         if stage.downsample is not None:
             yield f"stages.{i}.downsample", stage.downsample, door

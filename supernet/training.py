@@ -29,7 +29,7 @@ from supernet.batches import Batches, Examples
 from supernet.checkpoints import Checkpoints
 from supernet.curriculum import make_curriculum
 from supernet.losses import adaptive_divergence, soft_cross_entropy
-from supernet.network import Supernet
+from supernet.network import Supernet, check_side
 from supernet.recipe import TrainingSettings
 from supernet.sampling import make_sampler
 
@@ -394,6 +394,14 @@ class Trainer(Training):
             multiple=space.stem_stride,
             group=group,
         )
+        for side in {phase.side for phase in self._curriculum.phases} - {self._side}:
+            try:
+                check_side(space, side)
+            except ValueError as error:
+                raise ValueError(
+                    f"curriculum is {settings.curriculum!r}, but it needs smaller images than this "
+                    f"space allows: {error}"
+                ) from None
         table = CostTable(space)
         self.largest = space.decode(table.extreme("macs", largest=True))
         self.smallest = space.decode(table.extreme("macs", largest=False))

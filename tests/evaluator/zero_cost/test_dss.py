@@ -97,3 +97,28 @@ def test_nuclear_norms_of_filters():
     gradient[4:, :, 4] = 1  # the middle tap sees the pixel, the others what pads it
     expected = nuclear(weight) * nuclear(gradient.reshape(8, 27))
     assert math.isclose(score, expected, rel_tol=1e-9)
+
+
+def test_attention_of_a_map():
+    """Pixels that differ, as padding makes them, so that gradients have several singular values;
+    the network once more as products, with autograd's gradients."""
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    q, kv = Pointwise(4, 4, bias=False), Pointwise(4, 8, bias=False)
+    last = nn.Linear(36, 2, bias=False)
+    attention = MapAttention(q=q, kv=kv, attend=AttendMap(1))
+    network = nn.Sequential(stem, attention, nn.Flatten(), last)
+    score = SCORES["dss"](network, torch.zeros(2, 3, 3, 3), LABELS)
+
+    w = [x.weight.detach().double().abs().requires_grad_() for x in (stem, q, kv, last)]
+    image = torch.ones(1, 3, 3, 3, dtype=torch.float64)
+    x = nn.functional.conv2d(image, w[0], padding=1)[0].flatten(1)  # (C, pixels)
+    keys, values = (w[2] @ x).split(4)
+    weights = ((w[1] @ x).T @ keys / 2).softmax(1)
+    flow = (w[3] @ (weights @ values.T).T.flatten()).sum()
+    found = [g.numpy() for g in torch.autograd.grad(flow, w)]
+    w = [x.detach().numpy() for x in w]
+    expected = sum(nuclear(w[i]) * nuclear(found[i]) for i in (1, 2))
+    expected += sum(np.abs(w[i] * found[i]).sum() for i in (0, 3))
+    assert np.linalg.matrix_rank(found[2]) > 1
+    assert score == pytest.approx(float(expected), rel=1e-9)
