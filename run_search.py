@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
-from commands import search, zoo
+from commands import search, trust, zoo
 from commands.options import listing, load_plugins, make_parser
 from results.console import BAD_INPUT, Console
 
@@ -27,7 +27,7 @@ _OUTSIDE = frozenset(
     )
 )
 # Commands beside the search, by their first word.
-PARSERS = {"zoo": zoo.zoo_parser, "scale": zoo.scale_parser}
+PARSERS = {"trust": trust.trust_parser, "zoo": zoo.zoo_parser, "scale": zoo.scale_parser}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return search.run(options, console)
     except KeyboardInterrupt:
-        kept = "" if "action" in options else "; what was scored is kept"
-        console.error(f"stopped{kept}{_how_to_go_on(options)}")
+        kept = None if "action" in options else "what was scored is kept"
+        kept = getattr(options, "kept", kept)
+        console.error(f"stopped{f'; {kept}' if kept else ''}{_how_to_go_on(options)}")
         return INTERRUPTED
     except ValueError as error:
         console.error(str(error))
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
+    if "again" in options:
+        return f"; go on with: {options.again}"
     folder = getattr(options, "folder", None)
     if folder is None or not folder.path.exists():
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,13 +18,17 @@ from results.run_folder import (
     RunFolder,
     best_at_budget,
     front_of,
+    write_text,
 )
 from results.store import Store
+from results.trust_card import read_card, verdict
 from search.proposals import BAND, Reachable
 from space.budget import quantity
 from space.genome import Genome
 from space.presets import presets
 from supernet.training import Trainer
+
+CURVE_POINTS = 200  # of the loss, about, that are kept
 
 
 def finish(
@@ -51,7 +56,8 @@ def finish(
                 onnx=job.settings.onnx,
             )
             meter.update(i + 1)
-    write_report(folder.report, make_run(folder, job, rows, front, best, trainer, reachable))
+    keep_training(folder, trainer)
+    write_report(folder.report, make_run(folder, job, rows, front, best, reachable))
     console.result(
         summary(folder, job, rows, front, best, chosen), show(folder, job, rows, best, chosen)
     )
@@ -88,25 +94,31 @@ def facts_of(row: Row, job: Job, folder: RunFolder) -> dict[str, str]:
     }
 
 
+def keep_training(folder: RunFolder, trainer: Trainer) -> None:
+    """Notes how the training went: what a report shows of it, without the weights."""
+    step = max(1, len(trainer.losses) // CURVE_POINTS)
+    curve = [
+        {"step": i + 1, "loss": loss, "seconds": None}
+        for i, loss in enumerate(trainer.losses)
+        if i % step == 0 or i + 1 == len(trainer.losses)
+    ]
+    content = {"curve": curve, "probes": trainer.probes}
+    write_text(folder.training, json.dumps(content, indent=2) + "\n")
+
+
 def make_run(
     folder: RunFolder,
     job: Job,
     rows: Sequence[Row],
     front: Sequence[Row],
     best: Row | None,
-    trainer: Trainer,
     reachable: Reachable,
 ) -> Run:
-    """The run as the report wants it."""
+    """The run as the report wants it, from what is in its folder."""
     settings = job.settings.to_plain()
     definition = settings.pop("space_definition")
     about = json.loads(folder.environment.read_text(encoding="utf-8"))
-    step = max(1, len(trainer.losses) // 200)
-    curve = [
-        {"step": i + 1, "loss": loss, "seconds": None}
-        for i, loss in enumerate(trainer.losses)
-        if i % step == 0 or i + 1 == len(trainer.losses)
-    ]
+    training = json.loads(folder.training.read_text(encoding="utf-8"))
     accuracies = json.loads(folder.supernet_facts.read_text(encoding="utf-8"))
     return Run(
         name=folder.path.name,
@@ -125,9 +137,16 @@ def make_run(
             "median": reachable.median["macs"],
             "largest": reachable.largest["macs"],
         },
-        supernet={"curve": curve, "accuracies": accuracies},
+        supernet={**training, "accuracies": accuracies},
         command=about["command"],
+        trust=read_card(folder),
+        trust_command=trust_command(folder),
     )
+
+
+def trust_command(folder: RunFolder) -> str:
+    """What checks the scores of a run."""
+    return f"python run_search.py trust {shlex.quote(str(folder.path))}"
 
 
 def summary(
@@ -174,7 +193,8 @@ def show(
     ]
     shown = [
         table("", columns, cells),
-        f"Score: {SCORE_MEANING}. Nobody has checked yet how well it ranks trained networks.",
+        f"Score: {SCORE_MEANING}.",
+        _trusted(folder),
         f"Report:  {folder.report}",
         f"Front:   {folder.front}",
     ]
@@ -186,3 +206,14 @@ def show(
     else:
         shown.append(f"Next:    python {folder.architectures / best.name / 'model.py'}")
     return shown
+
+
+def _trusted(folder: RunFolder) -> str:
+    """How far to trust the scores, in a sentence."""
+    card = read_card(folder)
+    if card is not None:
+        return verdict(card)
+    return (
+        "Nobody has checked yet how well scores rank trained networks; this does: "
+        f"{trust_command(folder)}"
+    )

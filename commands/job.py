@@ -29,9 +29,9 @@ from space.search_space import Space
 from supernet.augmentation import normalise
 from supernet.batches import Batches, Images, Moved, ResidentImages
 from supernet.distributed import launched_here, launched_ranks, own_device
-from supernet.network import Supernet
+from supernet.network import Supernet, places
 from supernet.recipe import TrainingSettings
-from supernet.training import Alone, Group, Trainer
+from supernet.training import Alone, Group, Trainer, check_curriculum
 
 CALIBRATION_IMAGES = 512  # training images for the running statistics of networks with BatchNorm
 
@@ -110,6 +110,12 @@ class Job:
             pooled=self.training.pooled,
             split_at=self.training.split_at,
         )
+
+    def check_training(self) -> None:
+        """ValueError where the supernet cannot be trained as the settings say."""
+        space = self.proxy_space(self.space.classes)
+        places(space, self.training.split_at)
+        check_curriculum(space, self.training)
 
     def images(self, data: ImageData, group: Group) -> Images:
         """Training images of one process of `group`, on the device."""

@@ -242,10 +242,10 @@ def resumed_settings(options: argparse.Namespace, folder: RunFolder) -> Settings
         if getattr(options, other) is not None:
             raise ValueError(f"--{other} cannot be given together with --resume")
     settings = Settings.from_plain(read_yaml(folder.config, "config"))
-    for name, value in given(options).items():
-        kept = getattr(settings, name)
-        if name == "training":
-            kept = {key: kept[key] for key in value}
+    trained = TrainingSettings.from_plain(settings.training).to_plain()
+    asked = [(k, v, getattr(settings, k)) for k, v in given(options).items() if k != "training"]
+    asked += [(TRAINING_OPTIONS[k], v, trained[k]) for k, v in given_training(options).items()]
+    for name, value, kept in asked:
         if name in FREE_ON_RESUME or value == kept:
             continue
         raise ValueError(

@@ -56,6 +56,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     job = Job(settings)
     reachable = job.proposals.reachable()
     job.proposals.check()
+    job.check_training()
     if options.dry_run:
         if first:
             plan = make_plan(job, reachable, folder)

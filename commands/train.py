@@ -16,6 +16,7 @@ from evaluator.data import ImageData, Split, load_data
 from results.console import Console
 from results.run_folder import RunFolder, write_text
 from search.settings import Settings
+from space.genome import Genome
 from supernet.checkpoints import Checkpoints
 from supernet.distributed import Processes
 from supernet.training import Trainer
@@ -70,8 +71,14 @@ def make_probe(trainer: Trainer, data: ImageData) -> Callable[[], dict[str, floa
         "random": trainer.supernet.space.sample(np.random.default_rng(0)),
     }
 
+    def right(network: Genome) -> float:
+        try:
+            return scorer.evaluate(network).details["top1"]
+        except RuntimeError:  # its outputs are not numbers; the next step says so, if all are
+            return 0.0
+
     def look() -> dict[str, float]:
-        return {name: scorer.evaluate(net).details["top1"] for name, net in networks.items()}
+        return {name: right(network) for name, network in networks.items()}
 
     return look
 

@@ -28,8 +28,8 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import scipy  # brings scipy.stats, which takes a second, where that is used first
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from evaluator.zero_cost.ranks import log_rank_sum
 from space.genome import Genome
@@ -41,7 +41,7 @@ FORMAT = 1
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 BAND = 0.1  # networks whose MACs are within this share of a level are compared apart
-FEWEST = 5  # networks of one main kind that get a tau of their own
+FEWEST = 5  # networks that get an interval, and networks of one main kind that get a tau
 SUPERNET = "supernet score"  # what an `Agreement` of it is called
 
 _AT_ONCE = 512  # networks up to which all resamples are computed together
@@ -54,13 +54,13 @@ def kendall(x: ArrayLike, y: ArrayLike) -> float | None:
     """Tau-b of two columns, -1 to 1; None where it has no value: fewer than two networks, or a
     column of equal numbers. Infinities are numbers; ValueError where one is NaN."""
     one, other = _columns(x, y)
-    return _value(stats.kendalltau, one, other)
+    return _value(scipy.stats.kendalltau, one, other)
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float | None:
     """Rho of two columns, -1 to 1; None and ValueError as by `kendall`."""
     one, other = _columns(x, y)
-    return _value(stats.spearmanr, one, other)
+    return _value(scipy.stats.spearmanr, one, other)
 
 
 def _columns(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
@@ -76,7 +76,7 @@ def _value(compute: Callable[..., Any], x: Floats, y: Floats) -> float | None:
     if len(x) < 2 or (x == x[0]).all() or (y == y[0]).all():
         return None
     # By ranks, so that infinities are no trouble; both statistics look at nothing else.
-    return float(compute(stats.rankdata(x), stats.rankdata(y)).statistic)
+    return float(compute(*_ranks(x, y)).statistic)
 
 
 def ordered_alike(tau: float) -> float:
@@ -99,12 +99,14 @@ def interval(
     `spearman` or another of the kind.
 
     Resamples in which the statistic has no value, as where one network was drawn n times, are left
-    out. None where these are more than half, or the statistic has no value to begin with.
+    out. None where the resamples cannot tell: fewer than `FEWEST` networks, no value in more than
+    half of the resamples, or the same value in all of them, as where two orders are equal; the
+    bootstrap would call that certain, however few networks there are.
     """
     one, other = _columns(x, y)
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}, but must be at least 1")
-    if statistic(one, other) is None:
+    if len(one) < FEWEST or statistic(one, other) is None:
         return None
     rows = np.random.default_rng(seed).integers(0, len(one), (resamples, len(one)))
     together = _TOGETHER.get(statistic)
@@ -118,7 +120,7 @@ def interval(
 
 def _middle(values: Floats) -> tuple[float, float] | None:
     kept = values[np.isfinite(values)]
-    if 2 * len(kept) < len(values):
+    if 2 * len(kept) < len(values) or np.ptp(kept) < 1e-9:
         return None
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(kept, [tail, 1 - tail])
@@ -160,7 +162,7 @@ def _rhos(x: Floats, y: Floats, times: Floats) -> Floats:
 
 
 def _ranks(*columns: Floats) -> list[Floats]:
-    return [stats.rankdata(column) for column in columns]
+    return [scipy.stats.rankdata(column) for column in columns]
 
 
 _TOGETHER: dict[Statistic, Callable[[Floats, Floats, Floats], Floats]] = {
@@ -248,9 +250,11 @@ class Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """A trust card. `level` is that of MACs, `seed` that of the intervals; `ceiling` is tau between
-    two trainings of the same networks, which no score can be expected to pass, None without
-    repeats. `about` is plain data: what was compared with what, and where."""
+    """A trust card. Looked at apart are networks of `level` MACs, give or take the share `band`;
+    `seed` is that of the intervals. `ceiling` is tau between two trainings of the same networks,
+    None without repeats: a score that comes up to it tells as much as one training does. (More is
+    possible: a perfect score has no noise of its own, and one training has.) `about` is plain data:
+    what was compared with what, and where."""
 
     networks: tuple[Network, ...]
     level: int
@@ -258,6 +262,7 @@ class Card:
     agreements: tuple[Agreement, ...]
     ceiling: Estimate | None
     kinds: tuple[Kind, ...]
+    band: float = BAND
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
@@ -283,6 +288,7 @@ class Card:
                     Kind(**{**v, "tau": None if v["tau"] is None else Estimate(**v["tau"])})
                     for v in data["kinds"]
                 ),
+                band=data["band"],
                 about=data["about"],
             )
         except (KeyError, TypeError) as error:
@@ -340,7 +346,7 @@ def make_card(
 
     Beside the supernet's score it judges MACs, parameters, each zero-cost score, and for each entry
     of `joined` the log-rank sum (`zero_cost.ranks`) of what that names, among the networks that
-    count. `seed` is that of the intervals.
+    count; nothing where one of those is not known of any network. `seed` is that of the intervals.
     """
     counted = [network for network in networks if network.counts]
     truth = np.array([network.truth for network in counted])
@@ -353,9 +359,9 @@ def make_card(
         **{name: [network.zero_cost.get(name) for network in counted] for name in names},
     }
     for name, members in (joined or {}).items():
-        table = {member: _floats(columns[member]) for member in members if member in columns}
-        if table:
-            columns[name] = log_rank_sum({k: v.tolist() for k, v in table.items()}).tolist()
+        if members and set(members) <= set(columns):
+            table = {member: _floats(columns[member]).tolist() for member in members}
+            columns[name] = log_rank_sum(table).tolist()
     return Card(
         networks=tuple(networks),
         level=level,
@@ -414,7 +420,8 @@ def _ceiling(networks: Sequence[Network], seed: int, resamples: int) -> Estimate
     value = float(np.mean(known)) if known else None
     times = _times_drawn(np.random.default_rng(seed).integers(0, len(runs), (resamples, len(runs))))
     values = np.mean([_taus(runs[:, a], runs[:, b], times) for a, b in pairs], axis=0)
-    low, high = (None if value is None else _middle(values)) or (None, None)
+    known_ends = value is not None and len(runs) >= FEWEST
+    low, high = (_middle(values) if known_ends else None) or (None, None)
     return Estimate(value, low, high, len(runs))
 
 
@@ -422,8 +429,8 @@ def _kinds(
     networks: Sequence[Network], truth: Floats, seed: int, resamples: int
 ) -> tuple[Kind, ...]:
     scores = np.array([network.score for network in networks], np.float64)
-    n = len(networks)
-    moved = (stats.rankdata(scores) - stats.rankdata(truth)) / n if n else scores
+    by_score, by_truth = _ranks(scores, truth)
+    moved = (by_score - by_truth) / max(1, len(networks))
     found = []
     main = Counter(network.main_kind for network in networks)
     for kind in sorted({kind for network in networks for kind in network.kinds}):

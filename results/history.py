@@ -56,11 +56,15 @@ class Run:
       where there is none.
     - `space_summary`: `name`, `size` (number of networks), and the MACs of the `smallest`, the
       `median` and the `largest`.
-    - `supernet`: `curve`, a list of `{"step", "loss", "seconds"}`; `accuracies`, as
+    - `supernet`: `curve`, a list of `{"step", "loss", "seconds"}`; `probes`, a list of
+      `{"step", "largest", "smallest", "random"}`, shares of some validation images that these
+      networks classified right; `accuracies`, as
       `{"largest": {"validation": 0.5, "test": 0.49}, "smallest": {...}}`, shares from 0 to 1; any
       other plain entry is listed as it is.
     - `command`: what was run; `finished`: False for a report of a run that is still under way.
     - `next_steps`: pairs of a sentence and a command; empty for the usual ones.
+    - `trust`: the trust card (`results.trust_card`), None where the scores are unchecked;
+      `trust_command`: what checks them.
     """
 
     name: str
@@ -76,3 +80,5 @@ class Run:
     command: str = ""
     finished: bool = True
     next_steps: Sequence[tuple[str, str]] = ()
+    trust: Mapping[str, Any] | None = None
+    trust_command: str = "python run_search.py trust RUN"

@@ -27,7 +27,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from results import drawing, pareto
+from results import drawing, pareto, trust_card
 from results.history import FROM_PRESET, Row, Run
 from space.cost import Cost
 from space.genome import Genome
@@ -39,6 +39,8 @@ ERRORS = 10  # failed candidates that are shown with their message
 NEAR = 0.2  # published networks within this share of the budget are near it
 FEWEST = 3  # published networks that are listed, however far
 CHART_HEIGHT = 320
+PROBED = ("largest", "random", "smallest")  # networks that were looked at in training
+_SHOWN_APART = frozenset(("curve", "accuracies", "probes"))
 
 
 def write_report(path: Path, run: Run) -> None:
@@ -125,11 +127,10 @@ def _content(run: Run) -> dict[str, Any]:
             for entry in chain(_flat(run.settings), _flat(run.environment))
             if entry[0].rpartition(".")[2] in ("seed", "seeds")
         ],
-        "supernet": list(
-            _flat({k: v for k, v in run.supernet.items() if k not in ("curve", "accuracies")})
-        ),
+        "supernet": list(_flat({k: v for k, v in run.supernet.items() if k not in _SHOWN_APART})),
         "accuracies": run.supernet.get("accuracies") or {},
         "steps": _steps(run, best),
+        "trust": None if run.trust is None else _trust(run.trust),
         **_charts(run, members, best, comparison["names"]),
     }
 
@@ -287,6 +288,38 @@ def _comparison(run: Run, best: Row | None) -> dict[str, Any]:
     }
 
 
+def _trust(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card says, as text."""
+    return {
+        "verdict": trust_card.verdict(card),
+        "truth": trust_card.truth(card),
+        "notes": trust_card.notes(card),
+        "near": trust_card.near_level(card),
+        "agreements": [
+            {key: _estimate(value) if key != "name" else value for key, value in row.items()}
+            for row in card["agreements"]
+        ],
+        "kinds": trust_card.kind_cells(card),
+        "command": card["about"]["command"],
+        "networks": [
+            {
+                "name": net["name"],
+                "macs": net["macs"],
+                "near": trust_card.in_band(net, card),
+                "kind": net["main_kind"],
+                "score": net["score"],
+                "accuracy": trust_card.mean(net["accuracies"]),
+                "problem": net["problem"],
+            }
+            for net in card["networks"]
+        ],
+    }
+
+
+def _estimate(estimate: Mapping[str, Any]) -> dict[str, Any]:
+    return {"text": trust_card.number(estimate), "n": estimate["n"]}
+
+
 def _published(top1: float | None) -> float | None:
     """Published top-1 as a share; above 1 it is in percent."""
     return top1 if top1 is None or top1 <= 1 else top1 / 100
@@ -348,6 +381,12 @@ def _charts(
         point["x"] = point["macs"] / scale
     line = pareto.front([(row.macs, -float(row.score or 0)) for row in members])
     curve = [step for step in run.supernet.get("curve") or () if _finite(step["loss"]) is not None]
+    probes = [
+        {"step": probe["step"], "network": name, "share": probe[name]}
+        for probe in run.supernet.get("probes") or ()
+        for name in PROBED
+        if name in probe
+    ]
     limit = run.budget.get("macs")
     data = {
         "candidates": shown,
@@ -357,6 +396,10 @@ def _charts(
         "networks": _networks(run, members, best, near),
         "limits": _chart_limits(run.budget),
     }
+    if probes:
+        data["probes"] = probes
+    if run.trust is not None:
+        data["trust"] = trust_card.points(run.trust)
     sizes = sorted({row.resolution for row in run.rows})
     side = f" at {sizes[0]} px" if len(sizes) == 1 else ""
     specs: dict[str, Any] = {}
@@ -364,10 +407,16 @@ def _charts(
         specs["front"] = _front_chart(f"MACs{side} ({unit})")
     if any(point["reward"] is not None for point in shown):
         specs["progress"] = _progress_chart(len({_proposer(row) for row in run.rows}) > 1)
+    if data.get("trust"):
+        specs["trust"] = _spec(
+            trust_card.scatter(run.trust or {}), "Accuracy of proxies trained alone against score"
+        )
     if run.presets:
         specs["published"] = _published_chart([axis for limit in data["limits"] for axis in limit])
     if len(curve) > 1:
         specs["supernet"] = _supernet_chart()
+    if probes:
+        specs["probes"] = _probes_chart()
     return {
         "charts": list(specs),
         "thinned": len(points) - len(shown),
@@ -601,6 +650,30 @@ def _supernet_chart() -> dict[str, Any]:
         )
     )
     return _spec(chart, "Training loss of the supernet")
+
+
+def _probes_chart() -> dict[str, Any]:
+    """One line for each network that was looked at while the supernet was trained."""
+    colours = [drawing.BLUE, drawing.ORANGE, drawing.GREEN]
+    scale = alt.Scale(domain=list(PROBED), range=colours)
+    chart = (
+        alt.Chart(alt.NamedData("probes"))
+        .mark_line(point=True)
+        .encode(
+            alt.X("step:Q", title="training step", scale=alt.Scale(nice=False)),
+            alt.Y("share:Q", title="classified right", axis=alt.Axis(format=".0%")),
+            color=alt.Color(
+                "network:N", title="network", scale=scale, legend=alt.Legend(orient="top")
+            ),
+            strokeDash=alt.StrokeDash("network:N", scale=alt.Scale(domain=list(PROBED))),
+            tooltip=[
+                alt.Tooltip("network:N"),
+                alt.Tooltip("step:Q"),
+                alt.Tooltip("share:Q", title="classified right", format=".1%"),
+            ],
+        )
+    )
+    return _spec(chart, "Share of images that networks of the supernet classify right, by step")
 
 
 def _spec(chart: Any, description: str) -> dict[str, Any]:

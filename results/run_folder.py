@@ -68,7 +68,8 @@ class RunFolder:
     def sweep(self) -> None:
         """Removes what a process that was killed had begun to write: all such names start with
         a dot, or end in `.partial`."""
-        for place in (self.path, self.state, self.alone, self.architectures):
+        places = (self.path, self.state, self.checkpoints, self.alone, self.architectures)
+        for place in places:
             for left in [*place.glob(".*"), *place.glob("*.partial")]:
                 if left.is_dir():
                     shutil.rmtree(left, ignore_errors=True)

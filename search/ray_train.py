@@ -149,8 +149,8 @@ def _check_room(workers: int, cores: int, cuda: bool) -> None:
     there = ray.cluster_resources()
     if there.get("CPU", 0) < workers * cores:
         raise ValueError(
-            f"{workers} processes of {cores} cores are to train, but Ray has "
-            f"{there.get('CPU', 0):g} cores"
+            f"{workers} processes are to train on {workers * cores} cores, but Ray has "
+            f"{there.get('CPU', 0):g}"
         )
     if cuda and not there.get("GPU", 0):
         raise ValueError("the training is to run on CUDA, but Ray has no GPUs")

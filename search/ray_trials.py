@@ -155,6 +155,10 @@ class _Collector(tune.Callback):
         self._taken, self._places = taken, set[int]()
         self._error: BaseException | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes down what it would need to begin again, which it never does here."""
+        return {}
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:

@@ -78,7 +78,7 @@ class Supernet:
         self.checkpointing = False  # recompute each part in the backward pass, to save memory
         self._pooled = pooled
         self._slots = {path: slot for path, slot, _ in positions(space)}
-        self._split_at = _places(space, split_at)
+        self._split_at = places(space, split_at)
         self.is_split = False
         self._axes: dict[str, Axes] = {}
         self.weights: dict[str, Tensor] = {}
@@ -320,7 +320,7 @@ def _may_lack(space: Space, path: str) -> bool:
     return "blocks" in words and int(words[3]) >= min(space.stages[int(words[1])].depth.choices)
 
 
-def _places(space: Space, names: Sequence[str]) -> tuple[str, ...]:
+def places(space: Space, names: Sequence[str]) -> tuple[str, ...]:
     """The position that decides each slot of `names`; ValueError where there is no such slot."""
     first: dict[str, str] = {}
     for path, slot, _ in positions(space):

@@ -78,10 +78,10 @@ class TrainingSettings:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}, but must be a number {_range(low, high)}")
-        if not isinstance(self.learning_rate, int | float) or not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate is {self.learning_rate!r}, but must be above 0 and finite"
-            )
+        rate = self.learning_rate
+        number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if not number or not 0 < rate < math.inf:
+            raise ValueError(f"learning_rate is {rate!r}, but must be above 0 and finite")
         if not self.sandwich and not self.sampled:
             raise ValueError("sampled is 0, but must be at least 1 without sandwich")
 

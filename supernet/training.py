@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from space.cost_table import CostTable
 from space.genome import Genome
 from space.network import build
+from space.search_space import Space
 from supernet.batches import Batches, Examples
 from supernet.checkpoints import Checkpoints
 from supernet.curriculum import make_curriculum
@@ -394,14 +395,7 @@ class Trainer(Training):
             multiple=space.stem_stride,
             group=group,
         )
-        for side in {phase.side for phase in self._curriculum.phases} - {self._side}:
-            try:
-                check_side(space, side)
-            except ValueError as error:
-                raise ValueError(
-                    f"curriculum is {settings.curriculum!r}, but it needs smaller images than this "
-                    f"space allows: {error}"
-                ) from None
+        check_curriculum(space, settings)
         table = CostTable(space)
         self.largest = space.decode(table.extreme("macs", largest=True))
         self.smallest = space.decode(table.extreme("macs", largest=False))
@@ -419,6 +413,7 @@ class Trainer(Training):
         return self._drawn[1]
 
     def _before_step(self) -> None:
+        self._of_largest = {}  # where an interrupt has left some
         if self.step == round(self.settings.split_after * self.steps):
             self._split()
 
@@ -450,9 +445,11 @@ class Trainer(Training):
         if settings.sandwich:
             teacher = self._logits(self.largest, images)
             loss = soft_cross_entropy(teacher, targets)
+            if settings.conflict:
+                backward.then(self._swap_gradients)
             backward(loss)
             if settings.conflict:
-                backward.then(self._set_apart)
+                backward.then(self._swap_gradients)
             teacher = teacher.detach()
         for genome in networks:
             own = self._distilled(self._logits(genome, images), targets, teacher)
@@ -485,13 +482,13 @@ class Trainer(Training):
 
     # ---- conflicts
 
-    def _set_apart(self) -> None:
-        """Takes the largest network's gradient out of the sum."""
+    def _swap_gradients(self) -> None:
+        """Puts the largest network's gradient in the place of the sum of the others', or back."""
         for name, weight in self._parameters.items():
+            held = self._of_largest.pop(name, None)
             if weight.grad is not None:
-                held = self._of_largest.get(name)
-                self._of_largest[name] = weight.grad if held is None else held + weight.grad
-                weight.grad = None
+                self._of_largest[name] = weight.grad
+            weight.grad = held
 
     def _kept_apart(self) -> list[Tensor]:
         return list(self._of_largest.values())
@@ -570,6 +567,26 @@ class AloneTrainer(Training):
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "network": self.genome.digest}
+
+
+def check_curriculum(space: Space, settings: TrainingSettings) -> None:
+    """ValueError where networks of `space` cannot work on images as small as the curriculum's."""
+    side = max(space.resolution.choices)
+    phases = make_curriculum(
+        settings.curriculum,
+        side=side,
+        multiple=space.stem_stride,
+        steps=settings.steps,
+        magnitude=0,
+    ).phases
+    for smaller in sorted({phase.side for phase in phases} - {side}):
+        try:
+            check_side(space, smaller)
+        except ValueError as error:
+            raise ValueError(
+                f"curriculum is {settings.curriculum!r}, but it needs smaller images than the "
+                f"networks can work on: {error}"
+            ) from None
 
 
 def _optimiser(settings: TrainingSettings, weights: Sequence[Tensor]) -> torch.optim.Optimizer:

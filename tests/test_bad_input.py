@@ -9,6 +9,7 @@ import random
 import shutil
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors import SafetensorError
@@ -84,6 +85,11 @@ OPTIONS = {
     "proxy width nan": ({"proxy_width": "nan"}, ["proxy_width is nan", "above 0"]),
     "proxy side": ({"proxy_resolution": 15}, ["proxy_resolution is 15", "multiple", "4"]),
     "resolution": ({"resolution": 31}, ["resolution 31", "multiple", "4"]),
+    "train workers": ({"train_workers": 0}, ["train_workers is 0", "at least 1"]),
+    "training batch": ({"train_batch": 0}, ["batch is 0", "at least 1"]),
+    "optimiser": ({"optimiser": "adam"}, ["--optimiser", "'adam'", "adamw"]),
+    "slot": ({"split_at": "stages.9.blocks"}, ["split_at names 'stages.9.blocks'", "stages.1."]),
+    "sampled": ({"sampled": 0, "no_sandwich": True}, ["sampled is 0", "without sandwich"]),
     "rate": ({"learning_rate": 0}, ["learning_rate is 0.0", "above 0"]),
     "infinite rate": ({"learning_rate": "inf"}, ["learning_rate is inf", "finite"]),
     "not a number": ({"steps": "many"}, ["--steps", "'many'"]),
@@ -108,10 +114,18 @@ def test_options(runs, options, expected):
     assert not runs.runs.exists()
 
 
+def test_a_curriculum_of_images_that_are_too_small(runs, tiny_space):
+    """Before any image is read."""
+    space = stages(tiny_space(), operators={"regional_mixing": {"region": [2]}})
+    expected = ["curriculum is 'efficienttrain++'", "stages.0.blocks.0", "pixels"]
+    one_line(runs(space=space, curriculum="efficienttrain++", proxy_resolution=8), *expected)
+    assert not runs.runs.exists()
+
+
 def test_a_gpu_that_is_not_there(runs, monkeypatch):
-    monkeypatch.setattr(run_search.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     one_line(runs(device="cuda"), "'cuda'", "no CUDA devices", "--device cpu")
-    monkeypatch.setattr(run_search.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     one_line(runs(device="cuda:3"), "'cuda:3'", "1 CUDA device here", "--device cpu")
     assert not runs.runs.exists()
 
@@ -180,7 +194,11 @@ def test_space_files_that_are_no_mapping(runs, content):
 
 CONFIGS = {
     "unknown setting": ("budget: 1MFLOPs\nfoo: 1\n3: 4", ["unknown setting", "evaluations"]),
-    "type": ("budget: 1MFLOPs\nsteps: many", ["steps is 'many'", "int"]),
+    "type": ("budget: 1MFLOPs\nbatch: many", ["batch is 'many'", "int"]),
+    "training": ("budget: 1MFLOPs\ntraining: {steps: many}", ["steps is 'many'", "whole number"]),
+    "training's name": ("budget: 1MFLOPs\ntraining: {lr: 1}", ["'lr'", "learning_rate"]),
+    "training's type": ("budget: 1MFLOPs\ntraining: 4", ["training is 4", "dict"]),
+    "old place": ("budget: 1MFLOPs\nsteps: 4", ["unknown setting 'steps'"]),
     "bool for int": ("budget: 1MFLOPs\nseed: true", ["seed is True", "int"]),
     "budget": ("budget: 4", ["budget is 4", "str"]),
     "value": ("budget: 1MFLOPs\nevaluations: 0", ["evaluations is 0", "at least 1"]),
@@ -297,7 +315,11 @@ def test_resume_with_the_same_settings_or_other_workers(runs, tiny_run):
 
 
 BROKEN = {
-    "checkpoint": ("state/supernet.safetensors", b"nothing", ["not a checkpoint"]),
+    "checkpoint": (
+        "state/supernet/step-000000006.safetensors",
+        b"nothing",
+        ["step-000000006.safetensors is not a checkpoint"],
+    ),
     "database": ("candidates.sqlite", b"no database of any kind" * 10, ["candidates.sqlite"]),
     "config": ("config.yaml", b"budget: [", ["config.yaml", "YAML"]),
 }
@@ -334,7 +356,7 @@ def test_plugins_that_fail(runs, text, expected):
 
 def test_a_disk_that_is_too_small(runs, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(run_search.shutil, "disk_usage", lambda _: usage(100, 0, 10 * 2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 0, 10 * 2**20))
     last_line(runs(), "only 10 MiB are free", str(runs.home), "--runs")
     assert not runs.runs.exists()
 
@@ -352,7 +374,7 @@ def full_in_rust(*_, **__):
 def test_a_disk_that_fills_up_in_training(runs, tiny_run, monkeypatch, write):
     """The run can go on once there is room, and ends as if nothing had been."""
     with monkeypatch.context() as patched:
-        patched.setattr("supernet.training.save_file", write)
+        patched.setattr("supernet.checkpoints.save_file", write)
         ended = runs()
     last_line(ended, "No space left on device", f"--resume {ended.folder}")
     assert sorted(content(ended.folder)) == ["config.yaml", "environment.json"]
@@ -420,7 +442,7 @@ def test_other_errors_of_the_program_are_not_hidden(runs, monkeypatch):
 def test_training_that_diverges(runs):
     ended = runs(learning_rate=1e30)
     last_line(ended, "diverged", "learning_rate below 1e+30")
-    assert not (ended.folder / "state" / "supernet.safetensors").exists()
+    assert not list(ended.folder.glob("state/supernet/*"))
 
 
 # ---- an interrupt

@@ -16,9 +16,9 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from results.commands import PARSERS
+from commands.options import LISTINGS, load_plugins, make_parser
 from results.export import export_network, load_module
-from run_search import LISTINGS, load_plugins, make_parser
+from run_search import PARSERS
 from search.controllers import CONTROLLERS
 from search.proposals import Proposals
 from space import genes
@@ -30,7 +30,10 @@ from space.presets import presets
 from supernet.network import Supernet
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("space", "search", "supernet", "evaluator", "results", "tests", "docs", "benchmarks")
+FOLDERS = (
+    *("space", "search", "supernet", "evaluator", "results", "commands"),
+    *("tests", "docs", "benchmarks"),
+)
 PROGRAM = "python run_search.py "
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -280,10 +283,9 @@ def test_space_of_the_documentation():
     """What docs/spaces.md says of its example."""
     space = make_space(yaml.safe_load(EXAMPLES["pictures.yaml"]))
     assert (space.name, space.total_stride, len(space.stages)) == ("pictures", 8, 3)
-    last = space.stages[2].blocks[0].genes
     found = {
-        kind.kind: {name: gene.choices for name, gene in choices.items()}
-        for kind, choices in last.items()
+        name: {gene: choice.choices for gene, choice in option.genes.items()}
+        for name, option in space.stages[2].blocks[0].options.items()
     }
     assert found["modulation"] == {"expansion": (2, 4), "context": (5,), "layer_scale": (0.01,)}
     assert found["attention"]["expansion"] == (4,)

@@ -13,7 +13,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import run_search
+from commands.job import CALIBRATION_IMAGES, Job
+from commands.options import LISTINGS, load_plugins
 from evaluator.data import load_data
 from results.export import load_module
 from results.store import Store
@@ -21,7 +22,9 @@ from search.settings import Settings
 from space import genes
 from space.files import load_space, make_space
 from space.genome import Genome
-from supernet.training import normalise
+from supernet.augmentation import normalise
+from supernet.checkpoints import Checkpoints
+from supernet.recipe import TrainingSettings
 
 LIMIT = 1_000_000  # MACs of the tiny budget
 
@@ -47,8 +50,9 @@ def test_a_run_leaves_a_whole_folder(tiny_run):
         "config.yaml",
         "environment.json",
         "candidates.sqlite",
-        "state/supernet.safetensors",
+        "state/supernet/step-000000006.safetensors",
         "state/supernet.json",
+        "state/training.json",
         "report.html",
         "front.csv",
         *(
@@ -67,6 +71,7 @@ def test_config_holds_every_setting(tiny_run):
     config = config_of(tiny_run.folder)
     names = {*Settings.__dataclass_fields__, "format"}
     assert set(config) == names
+    assert set(config["training"]) == {*TrainingSettings.__dataclass_fields__}
     assert config["space_definition"]["name"] == "tiny"
     assert (config["proxy_width"], config["proxy_resolution"]) == (0.5, 16)
     assert config["classes"] == 1000  # digits stand in for data of one's own
@@ -175,14 +180,15 @@ def test_the_command_line_stands_over_the_config(shared_runs, tiny_run, command)
         *("--evaluations", 7, "--seed", 3, "--dry-run", "--json"),
     )
     settings = json.loads(plan.out)["settings"]
-    assert (settings["evaluations"], settings["seed"], settings["steps"]) == (7, 3, 6)
+    assert (settings["evaluations"], settings["seed"]) == (7, 3)
+    assert settings["training"]["steps"] == 6
 
 
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(runs):
     before = runs(name="done")
     front, database = before.front, (before.folder / "candidates.sqlite").read_bytes()
     written = files(before.folder)
-    for left in ("state/.tmpA1", "state/supernet.partial", ".front.csv.partial"):
+    for left in ("state/.tmpA1", "state/supernet/step-1.partial", ".front.csv.partial"):
         (before.folder / left).write_text("of a process that was killed")
     (before.folder / "architectures" / ".1M-abc.1234").mkdir()
     after = runs.resume(before.folder)
@@ -227,7 +233,7 @@ def test_a_plan_may_name_a_run_that_is_there(shared_runs, tiny_run):
     assert files_and_times(tiny_run.folder) == before
 
 
-@pytest.mark.parametrize("what", run_search.LISTINGS)
+@pytest.mark.parametrize("what", LISTINGS)
 def test_listings(command, what):
     ended = command("--list", what, "--json")
     assert ended.code == 0, ended.err
@@ -294,10 +300,10 @@ def own_scale(runs, space, budget, **options):
 def supernet_of(ended):
     """The trained supernet of a run, put together again from its folder, and its data."""
     settings = Settings.from_plain(config_of(ended.folder))
-    job = run_search.Job(settings)
+    job = Job(settings)
     data = load_data("digits", resolution=16, seed=settings.seed, limit=settings.limit)
     trainer = job.trainer(data)
-    trainer.load(ended.folder / "state" / "supernet.safetensors")
+    assert trainer.load(Checkpoints(ended.folder / "state" / "supernet"))
     return trainer.supernet, data
 
 
@@ -321,7 +327,7 @@ def test_exported_weights_score_what_the_search_saw(runs, batch_norm_space):
     ended, result = own_scale(runs, batch_norm_space, "300kFLOPs")
     supernet, data = supernet_of(ended)
     images = normalise(data.validation.images, data.mean, data.std)
-    calibration = normalise(data.train.images[: run_search.CALIBRATION_IMAGES], data.mean, data.std)
+    calibration = normalise(data.train.images[:CALIBRATION_IMAGES], data.mean, data.std)
     for row in result["exported"]:
         home = ended.folder / "architectures" / row["name"]
         state = load_file(home / "weights.safetensors")
@@ -372,7 +378,7 @@ def test_two_plugins_of_one_name(own_operator, tmp_path):
     text = own_operator.read_text().replace('"average"', '"average2"')
     other.write_text(text.replace("class Average(", "class Other("))
     try:
-        run_search.load_plugins([str(own_operator), str(other)])
+        load_plugins([str(own_operator), str(other)])
         assert {"average", "average2"} <= set(genes.registered("operator"))
     finally:
         genes._REGISTRY["operator"].pop("average2", None)
@@ -393,7 +399,7 @@ def test_a_folder_of_images(runs, tmp_path):
     ended = runs(data=tmp_path / "data", limit=None, json=True)
     assert ended.code == 0, ended.err
     config = config_of(ended.folder)
-    assert (config["classes"], config["flip"]) == (3, True)
+    assert (config["classes"], config["training"]["flip"]) == (3, True)
     result = json.loads(ended.out)
     genome = ended.folder / "architectures" / result["best"]["name"] / "genome.json"
     assert Genome.from_json(json.loads(genome.read_text())).classes == 3

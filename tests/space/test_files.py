@@ -165,7 +165,7 @@ WRONG = {
     "no operators": ("stages.0.operators", [], "stages.0.operators: []"),
     "no kinds": ("stages.0.operators", {}, "stages.0.operators: {}"),
     "twice": ("stages.0.channels", [8, 8], "stages.0.channels: [8, 8]"),
-    "zero": ("stages.0.depth", [0, 1], "stages.0.depth.0: 0"),
+    "negative": ("stages.0.depth", [-1, 1], "stages.0.depth.0: -1"),
     "fraction": ("stages.0.channels", [8.0], "stages.0.channels.0: 8.0 is not of type 'integer'"),
     "not a list": ("resolution", 32, "resolution: 32 is not of type 'array'"),
     "entry": ("widths", [1], "'widths' was unexpected"),
@@ -180,6 +180,25 @@ WRONG = {
 def test_what_is_wrong(path, value, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_space(changed(path, value))
+
+
+def test_a_stage_may_be_its_downsampling_module_alone(tmp_path):
+    """A depth of 0; without such a module there would be nothing that changes the width."""
+    operators = {"modulation": {"context": [3, 5, 7]}}
+    definition = changed("stages.0.operators", operators)
+    definition["stages"][0]["depth"] = [0, 1, 2]
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump(definition))
+    space = load_space(str(path))
+    assert space.size == 2 * (1 + 3 + 3)
+    rows = np.unique(space.sample_codes(np.random.default_rng(0), 200), axis=0)
+    genomes = {space.decode(row) for row in rows}
+    assert len(genomes) == len(rows) == space.size
+    assert {len(genome.stages[0].blocks) for genome in genomes} == {0, 1, 2}
+    definition["stages"][0] |= {"stride": 1, "downsampling": None, "channels": [8]}
+    path.write_text(yaml.safe_dump(definition))
+    with pytest.raises(ValueError, match=r"stages\.0: depth may be 0, but must be at least 1"):
+        load_space(str(path))
 
 
 def test_operators_that_cannot_stand_at_a_door(tmp_path):

@@ -1,14 +1,18 @@
 """A candidate of the supernet is the network that its genome builds, with part of the weights."""
 
+import dataclasses
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from trainings import LAYERED, layered
 
 from space.cost_table import CostTable
-from space.files import load_space
+from space.files import load_space, make_space
 from space.network import build
-from supernet.network import Supernet, positions
+from supernet.network import Supernet, check_side, positions
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -286,3 +290,171 @@ def test_networks_without_batch_norm_have_no_statistics(unified):
         yield
 
     assert unified.calibrate(genomes(unified.space, 0)[1], never()) == {}
+
+
+# ---- branches
+
+SLOT = "stages.0.blocks"
+
+
+def network_with(space, option, *, position=0, seed=0):
+    """One with `option` in the first stage; "-" for none."""
+    slot = space.stages[0].block(position)
+    for genome in genomes(space, 400, seed):
+        blocks = genome.stages[0].blocks
+        found = "-" if len(blocks) <= position else slot.option_of(blocks[position])
+        if found == option:
+            return genome
+    raise AssertionError(option)
+
+
+@pytest.fixture
+def splitting(random_weights):
+    return random_weights(Supernet(layered(), split_at=(SLOT,)))
+
+
+OPTIONS = ("narrow", "wide", "modulation", "-")  # the stage may have no blocks
+
+
+def test_a_split_changes_no_network(splitting):
+    images = torch.randn(2, 3, 16, 16)
+    chosen = genomes(layered(), 30)
+    with torch.no_grad():
+        before = [splitting(genome, images) for genome in chosen]
+        names = set(splitting.weights)
+        became = splitting.split()
+        after = [splitting(genome, images) for genome in chosen]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert splitting.is_split
+    assert set(became) == names
+    assert all(len(parts) == splitting.branches == len(OPTIONS) for parts in became.values())
+    assert {part for parts in became.values() for part in parts} == set(splitting.weights)
+    assert splitting.split() == {}  # once only
+
+
+def test_networks_of_different_branches_share_nothing(splitting):
+    images = torch.randn(2, 3, 16, 16)
+    networks = {option: network_with(layered(), option) for option in OPTIONS}
+    used = {option: splitting.used_by(genome) for option, genome in networks.items()}
+    assert set.intersection(*used.values())  # before
+    splitting.split()
+    used = {option: splitting.used_by(genome) for option, genome in networks.items()}
+    for one, other in combinations(OPTIONS, 2):
+        assert not used[one] & used[other]
+    again = splitting.used_by(network_with(layered(), "wide", seed=7))
+    assert again & used["wide"]
+    assert all(name.startswith("wide/") for name in again)
+    splitting(networks["wide"], images, training=True).square().sum().backward()
+    moved = {name for name, weight in splitting.weights.items() if weight.grad is not None}
+    assert moved == used["wide"]
+    with torch.no_grad():
+        kept = splitting(networks["narrow"], images)
+        for name in used["wide"]:
+            splitting.weights[name].mul_(1.5)
+        assert torch.equal(splitting(networks["narrow"], images), kept)
+
+
+def test_a_branch_is_a_supernet_of_its_own(splitting):
+    """`state_of`, `calibrate` and `load` take the weights of the network's branch."""
+    splitting.split()
+    with torch.no_grad():
+        for place, name in enumerate(splitting.weights):
+            splitting.weights[name].add_(0.01 * (place % 7))
+    for option in OPTIONS:
+        compare(splitting, network_with(layered(), option), torch.randn(2, 3, 16, 16))
+    other = Supernet(layered(), seed=5, split_at=(SLOT,))
+    other.load({name: weight.detach() for name, weight in splitting.weights.items()})
+    assert other.is_split
+    assert all(torch.equal(w, splitting.weights[name]) for name, w in other.weights.items())
+
+
+def test_a_split_at_two_slots(random_weights):
+    supernet = random_weights(Supernet(layered(), split_at=(SLOT, "stages.1.blocks")))
+    assert supernet.branches == 4 * 2
+    supernet.split()
+    branches = {supernet.branch_of(genome) for genome in genomes(layered(), 300)}
+    assert branches == {f"{a}+{b}/" for a in OPTIONS for b in ("wide", "modulation")}
+    images = torch.randn(2, 3, 16, 16)
+    for genome in genomes(layered(), 10):
+        compare(supernet, genome, images)
+
+
+def test_without_slots_nothing_splits():
+    supernet = Supernet(layered())
+    names = set(supernet.weights)
+    assert supernet.split() == {}
+    assert supernet.branches == 1
+    assert not supernet.is_split
+    assert set(supernet.weights) == names
+
+
+def test_slots_that_cannot_be_split_at():
+    known = r"stages\.0\.blocks, stages\.1\.blocks"
+    for name in ("stages.0.downsample", "stages.0.blocks.0", "nosuch"):
+        with pytest.raises(ValueError, match=f"split_at names '{name}'.*several options: {known}$"):
+            Supernet(layered(), split_at=(name,))
+
+
+def test_options_of_one_kind_have_weights_of_their_own(random_weights):
+    """`narrow` and `wide` are both inverted bottlenecks."""
+    space = layered()
+    supernet = random_weights(Supernet(space, pooled=False))
+    narrow, wide = (
+        {
+            n
+            for n in supernet.used_by(network_with(space, option))
+            if n.startswith("stages.0.blocks")
+        }
+        for option in ("narrow", "wide")
+    )
+    assert narrow
+    assert wide
+    assert not narrow & wide
+    assert {name.split(".")[4] for name in narrow | wide} == {"narrow", "wide"}
+
+
+def test_pools_are_shared_unless_they_are_not():
+    """Kinds of one place share what `Part.pools` names."""
+    operators = {kind: {"layer_scale": [0.1]} for kind in ("modulation", "token_mlp")}
+    stage = {**LAYERED["stages"][0], "operators": operators, "depth": [1]}
+    space = make_space({**LAYERED, "stages": [stage]})
+    for pooled in (True, False):
+        supernet = Supernet(space, pooled=pooled)
+        one, other = (supernet.used_by(network_with(space, kind)) for kind in operators)
+        shared = {name.split(".")[4] for name in one & other if ".blocks." in name}
+        assert bool(shared) == pooled
+        assert not shared & set(operators)
+
+
+# ---- memory
+
+
+def test_parts_that_are_computed_twice_give_the_same(small_space, random_weights):
+    """With BatchNorm and with equal parts in a row, whose module is shared."""
+    plain, again = (random_weights(Supernet(small_space)) for _ in range(2))
+    again.checkpointing = True
+    images = torch.randn(4, 3, 8, 8)
+    for genome in genomes(small_space, 12):
+        outputs = []
+        for supernet in (plain, again):
+            outputs.append(supernet(genome, images, training=True))
+            outputs[-1].square().sum().backward()
+        assert torch.equal(*outputs)
+    for name, weight in plain.weights.items():
+        if weight.grad is not None:
+            torch.testing.assert_close(again.weights[name].grad, weight.grad)
+
+
+# ---- image sizes
+
+
+def test_sides_at_which_all_networks_work(unified):
+    for side in (18, 24, 32):
+        check_side(unified.space, side)
+        for genome in genomes(unified.space, 6):
+            smaller = dataclasses.replace(genome, resolution=side)
+            with torch.no_grad():
+                logits = unified(smaller, torch.randn(2, 3, side, side), training=True)
+            assert logits.isfinite().all()
+    with pytest.raises(ValueError, match=r"stages\.\d\.blocks\.0 cannot be at 14 pixels: "):
+        check_side(unified.space, 14)
