@@ -451,6 +451,8 @@ class AloneWork:
         )
         try:
             found = evaluator.evaluate(trainer.genome)
+        except torch.OutOfMemoryError:  # is not of the network's making
+            raise
         except RuntimeError as error:  # what it gives are no numbers
             return {"problem": str(error)}
         return {"accuracy": found.details["top1"], "probability": found.score}

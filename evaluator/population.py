@@ -26,6 +26,10 @@ class Parts(Protocol):
         """Networks of different branches share no weights."""
         ...
 
+    def shrunk(self, images: Tensor, side: int) -> Tensor:
+        """Normalised images (N, C, H, W) at `side` pixels."""
+        ...
+
     def run(
         self,
         placed: Placed,
@@ -95,7 +99,7 @@ class _Walk:
         chunks: int,
     ):
         self._weights = weights
-        self._branches = [weights.branch_of(genome) for genome in genomes]
+        self._roots = [(weights.branch_of(genome), genome.resolution) for genome in genomes]
         self._paths = [tuple(genome.parts()) for genome in genomes]
         parts = {placed for path in self._paths for placed in path}
         self.calibrates = any(weights.statistics(placed) is not None for placed in parts)
@@ -104,12 +108,13 @@ class _Walk:
         self.outcomes = [Outcomes() for _ in genomes]
 
     def over(self, images: Tensor, labels: Tensor, calibration: list[Tensor]) -> None:
-        by_branch: dict[str, list[int]] = {}
-        for network, branch in enumerate(self._branches):
-            by_branch.setdefault(branch, []).append(network)
-        for branch, networks in by_branch.items():
-            root = _Node(tuple(networks), 0, (branch,))
-            self._go_on(root, images, labels, calibration)
+        roots: dict[tuple[str, int], list[int]] = {}
+        for network, root in enumerate(self._roots):
+            roots.setdefault(root, []).append(network)
+        for (branch, side), networks in roots.items():
+            node = _Node(tuple(networks), 0, (branch, side))
+            at_side = [self._weights.shrunk(seen, side) for seen in calibration]
+            self._go_on(node, self._weights.shrunk(images, side), labels, at_side)
 
     def _go_on(self, node: _Node, x: Tensor, labels: Tensor, calibration: list[Tensor]) -> None:
         groups: dict[Placed, list[int]] = {}

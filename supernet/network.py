@@ -18,6 +18,7 @@ from functools import lru_cache
 from itertools import combinations_with_replacement, product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
@@ -219,12 +220,13 @@ class Supernet:
         training: bool = False,
         buffers: Buffers | None = None,
     ) -> Tensor:
-        """Logits (N, classes) of normalised `images` (N, 3, H, W).
+        """Logits (N, classes) of normalised `images` (N, 3, H, W), which are shrunk to the network's
+        resolution where they are larger.
 
         A network with BatchNorm uses the statistics of the batch when `training`, and needs
         `buffers` from `calibrate` otherwise (ValueError).
         """
-        x, branch = images, self.branch_of(genome)
+        x, branch = self.shrunk(images, genome.resolution), self.branch_of(genome)
         for placed in genome.parts():
             kept = (buffers or {}).get(placed.path)
             if kept is None and not training and self.prepare(placed).has_buffers:
@@ -233,6 +235,14 @@ class Supernet:
                 )
             x = self.run(placed, x, training=training, buffers=kept, branch=branch)
         return x
+
+    def shrunk(self, images: Tensor, side: int) -> Tensor:
+        """Images (N, C, H, W) with antialiasing at `side` pixels; themselves where they are so."""
+        if images.shape[-1] == side:
+            return images
+        size = (side, side)
+        small = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+        return small.contiguous(memory_format=torch.channels_last)
 
     # ---- running statistics
 

@@ -10,7 +10,7 @@ from typing import Any
 from supernet.curriculum import NAMES as CURRICULA
 
 OPTIMISERS = ("adamw", "sgd")
-SAMPLINGS = ("fair", "uniform")
+SAMPLINGS = ("uniform", "even", "fair")
 DISTILLATIONS = ("soft", "adaptive", "none")
 
 

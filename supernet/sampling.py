@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from space.search_space import Codes, Space
 
@@ -35,6 +37,42 @@ class Uniform:
     def draw(self, step: int, count: int) -> Codes:
         rng = np.random.default_rng([self._seed, 3, step])
         return self._space.sample_codes(rng, count)
+
+
+class Even:
+    """Every network of the space equally likely.
+
+    With `Uniform` a stage has each of its depths equally often, though there are many more networks
+    of the larger ones, so that the last positions of a stage are trained least, and networks that
+    use them are underrated. A choice is drawn here in proportion to the number of ways to go on
+    from it.
+    """
+
+    def __init__(self, space: Space, seed: int):
+        self._space, self._seed = space, seed
+        self.state: dict[str, int] = {}
+        below: dict[int, list[int]] = {}  # variable -> those that hang on its choice
+        for v, variable in enumerate(space.variables):
+            if variable.conditions:
+                below.setdefault(variable.conditions[-1][0], []).append(v)
+        totals: dict[int, float] = {}
+        self._shares: dict[int, NDArray[np.float64]] = {}
+        for v in reversed(range(len(space.variables))):  # what hangs on a variable comes after it
+            ways = np.ones(len(space.variables[v].choices))
+            for u in below.get(v, ()):
+                for code in space.variables[u].conditions[-1][1]:
+                    ways[code] *= totals[u]
+            totals[v] = float(ways.sum())
+            self._shares[v] = ways / totals[v]
+
+    def draw(self, step: int, count: int) -> Codes:
+        rng = np.random.default_rng([self._seed, 5, step])
+        columns = [
+            rng.choice(len(self._shares[v]), count, p=self._shares[v])
+            for v in range(len(self._space.variables))
+        ]
+        rows = np.array(columns, np.int64).reshape(len(columns), count).T
+        return self._space.canonical(rows)
 
 
 class Fair:
@@ -81,4 +119,9 @@ class Fair:
 
 def make_sampler(name: str, space: Space, seed: int) -> Sampler:
     """`name` is one of `recipe.SAMPLINGS`."""
-    return Fair(space, seed) if name == "fair" else Uniform(space, seed)
+    makers: dict[str, Callable[[Space, int], Sampler]] = {
+        "even": Even,
+        "fair": Fair,
+        "uniform": Uniform,
+    }
+    return makers[name](space, seed)

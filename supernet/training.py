@@ -465,7 +465,7 @@ class Trainer(Training):
     def _fitted(self, genome: Genome) -> Genome:
         """The network for images as small as the curriculum makes them."""
         side = self._curriculum.at(self.step).side
-        return genome if side == self._side else replace(genome, resolution=side)
+        return genome if side >= genome.resolution else replace(genome, resolution=side)
 
     def _distilled(self, logits: Tensor, targets: Tensor, teacher: Tensor | None) -> Tensor:
         """The loss of a network beside the largest. The labels give way to the largest network's

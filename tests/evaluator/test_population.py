@@ -6,7 +6,7 @@ import torch
 
 from evaluator.population import PopulationScorer
 from evaluator.scoring import SupernetEvaluator
-from space.files import load_space
+from space.files import load_space, make_space, read_definition
 from supernet.augmentation import normalise
 from supernet.network import Supernet
 
@@ -22,7 +22,9 @@ def noise(count, side):
 def spaces():
     macro = load_space("nasbench_macro").scaled(width=0.25, resolution=16, classes=10)
     unified = load_space("unified").scaled(width=0.0625, resolution=32, classes=10)
-    return {"BatchNorm": macro, "LayerNorm": unified}
+    definition = read_definition("nasbench_macro") | {"resolution": [16, 32]}
+    several = make_space(definition).scaled(width=0.25, resolution=32, classes=10)
+    return {"BatchNorm": macro, "LayerNorm": unified, "two resolutions": several}
 
 
 @pytest.mark.parametrize("name", spaces())

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from trainings import LAYERED, layered
 
-from space.files import make_space
+from space.files import load_space, make_space
 from supernet.recipe import SAMPLINGS
-from supernet.sampling import make_sampler
+from supernet.sampling import Even, make_sampler
 
 DRAWS = 400
 
@@ -121,3 +121,18 @@ def test_the_state_comes_back_from_json(name):
     resumed.state = json.loads(json.dumps(begun.state))
     rest = np.concatenate([resumed.draw(step, 3) for step in range(13, 30)])
     assert np.array_equal(rest, whole[39:])
+
+
+def test_even_draws_every_network_equally_often():
+    """Of the 3,969 networks of NAS-Bench-Macro, 9 x 21 x 21, and of a space of blocks alike."""
+    space = load_space("nasbench_macro")
+    rows = Even(space, 0).draw(0, 40_000)
+    _, counts = np.unique(rows, axis=0, return_counts=True)
+    assert len(counts) > 0.999 * space.size
+    expected = len(rows) / space.size
+    deviation = ((counts - expected) ** 2).sum() / expected / space.size  # chi-squared over freedom
+    assert 0.9 < deviation < 1.1
+    depths = [len(space.decode(row).stages[2].blocks) for row in rows[:4000]]
+    for depth, networks in ((0, 1), (1, 2), (2, 4)):
+        share = np.mean([d == depth for d in depths])
+        assert abs(share - networks / 7) < 0.03
