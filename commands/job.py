@@ -240,7 +240,7 @@ def make_runner(job: Job, trainer: Trainer, data: ImageData) -> Runner:
             trainer.supernet,
             split.images,
             split.labels,
-            data.train.first(CALIBRATION_IMAGES),
+            data.train.sample(CALIBRATION_IMAGES),
             data.mean,
             data.std,
             job.space,
@@ -250,7 +250,7 @@ def make_runner(job: Job, trainer: Trainer, data: ImageData) -> Runner:
 
     shared = {f"weight:{name}": w.detach().cpu() for name, w in trainer.supernet.weights.items()}
     shared |= {"images": split.images, "labels": split.labels}
-    shared["calibration"] = data.train.first(CALIBRATION_IMAGES)
+    shared["calibration"] = data.train.sample(CALIBRATION_IMAGES)
     return RayRunner(
         "commands.job:make_evaluator",
         {

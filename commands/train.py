@@ -61,7 +61,7 @@ def make_probe(trainer: Trainer, data: ImageData) -> Callable[[], dict[str, floa
         trainer.supernet,
         seen.images,
         seen.labels,
-        data.train.first(CALIBRATION_IMAGES),
+        data.train.sample(CALIBRATION_IMAGES),
         data.mean,
         data.std,
     )
@@ -110,7 +110,7 @@ def supernet_accuracies(trainer: Trainer, data: ImageData) -> dict[str, dict[str
     """Share of images that the largest and the smallest network classify right. The test images
     are looked at here only, after training, and decide nothing."""
     splits = {"validation": data.validation, "test": data.test}
-    calibration = data.train.first(CALIBRATION_IMAGES)
+    calibration = data.train.sample(CALIBRATION_IMAGES)
     evaluators = {
         name: make_scorer(
             trainer.supernet, split.images, split.labels, calibration, data.mean, data.std

@@ -445,7 +445,7 @@ class AloneWork:
             _Trained(trainer.network),
             split.images.to(device),
             split.labels.to(device),
-            calibration=data.train.first(CALIBRATION_IMAGES).to(device),
+            calibration=data.train.sample(CALIBRATION_IMAGES).to(device),
             normalise=lambda pixels: normalise(pixels, data.mean, data.std),
             proxy=lambda genome: genome,
         )

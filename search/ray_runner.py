@@ -6,15 +6,8 @@ its candidate again; this file only hands out candidates one by one, and knows n
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import logging
-import os
-import sys
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +18,11 @@ from torch import Tensor
 
 from evaluator.interfaces import Evaluator
 from search.interfaces import Outcome
+from search.ray_common import RETRIES, import_name, imported, pack, reason_of, start_ray, unpack
 from search.runner import one_line, timed
 from space.genome import Genome
 
-RETRIES = 3  # further attempts at a candidate whose worker died
 START_SECONDS = 600.0  # for the first worker to have its evaluator
-_PACKAGES = ("space", "evaluator", "supernet", "search", "results")
-_STORE_BYTES = 200_000_000  # Ray's object store, beside the shared tensors
 
 
 class RayRunner:
@@ -64,10 +55,10 @@ class RayRunner:
         if workers < 1 or threads < 1:
             raise ValueError(f"workers is {workers}, threads {threads}: at least 1 each")
         name = make_evaluator if isinstance(make_evaluator, str) else import_name(make_evaluator)
-        packed = {key: _pack(tensor) for key, tensor in shared.items()}
+        packed = {key: pack(tensor) for key, tensor in shared.items()}
         self._owner = not ray.is_initialized()
         if self._owner:
-            _start_ray(name, packed, workers, address)
+            start_ray(name, packed, workers, address)
         try:
             # The list keeps Ray from fetching the tensors for each call: a worker does so once.
             self._tensors = [ray.put(packed)]
@@ -100,7 +91,7 @@ class RayRunner:
             try:
                 problem = ray.get(reference)
             except RayError as error:
-                problem = _reason(error)
+                problem = reason_of(error)
             if problem is not None:
                 raise RuntimeError(f"a worker could not start: {problem}")
             self._free.append(actor)
@@ -173,8 +164,8 @@ class _Worker:
     def _made(self, tensors: list[Any]) -> Evaluator:
         if self._evaluator is None:
             packed = ray.get(tensors[0])
-            unpacked = {key: _unpack(*parts) for key, parts in packed.items()}
-            self._evaluator = _import(self._name)(**self._settings, tensors=unpacked)
+            unpacked = {key: unpack(*parts) for key, parts in packed.items()}
+            self._evaluator = imported(self._name)(**self._settings, tensors=unpacked)
         return self._evaluator
 
 
@@ -184,94 +175,9 @@ def _outcome(reference: Any) -> tuple[Outcome | None, bool]:
     try:
         return ray.get(reference), True
     except RayTaskError as error:  # what an evaluation raises is an outcome, so it is not that
-        raise RuntimeError(f"a worker could not start again: {_reason(error)}") from None
+        raise RuntimeError(f"a worker could not start again: {reason_of(error)}") from None
     except ActorDiedError:  # for good
         return None, False
     except RayActorError:
         text = f"the worker died {RETRIES + 1} times while it scored this network"
         return Outcome(None, 0.0, text), True
-
-
-def _reason(error: Exception) -> str:
-    """The last line that says something: Ray's errors quote a whole traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def import_name(function: Callable[..., Any]) -> str:
-    """`"module:function"`; ValueError where the function cannot be imported by that name."""
-    name = f"{function.__module__}:{function.__qualname__}"
-    if function.__module__ == "__main__" or not hasattr(
-        importlib.import_module(function.__module__), function.__qualname__
-    ):
-        raise ValueError(f"{name} must be a function at the top of a module that can be imported")
-    return name
-
-
-def _import(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
-def _start_ray(name: str, packed: Mapping[str, Any], workers: int, address: str | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
-    # Otherwise some versions of Ray hide the GPUs from actors that asked for none.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address is not None:
-        try:
-            ray.init(address=address, runtime_env={"py_modules": _modules(name)}, **quiet)
-        except ConnectionError as error:
-            raise ValueError(f"no Ray cluster at {address!r}: {_reason(error)}") from None
-        except SystemExit:  # how Ray ends where the address is that of something else
-            raise ValueError(f"no Ray cluster at {address!r}") from None
-        return
-    size = sum(array.nbytes for array, *_ in packed.values())
-    with _import_path():
-        ray.init(
-            num_cpus=workers,
-            include_dashboard=False,
-            object_store_memory=_STORE_BYTES + int(1.2 * size),
-            **quiet,
-        )
-
-
-@contextlib.contextmanager
-def _import_path() -> Iterator[None]:
-    """Processes that are started here import what this one does."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
-
-
-def _modules(name: str) -> list[str]:
-    """Folders of our packages, and of the one that makes evaluators: what a cluster needs."""
-    paths = []
-    for package in dict.fromkeys((*_PACKAGES, name.partition(":")[0].partition(".")[0])):
-        module = importlib.import_module(package)
-        if hasattr(module, "__path__"):
-            paths.append(str(Path(next(iter(module.__path__))).resolve()))
-        elif module.__file__ is not None:
-            paths.append(str(Path(module.__file__).resolve()))
-    return paths
-
-
-def _pack(tensor: Tensor | np.ndarray) -> tuple[np.ndarray, torch.dtype, tuple[int, ...]]:
-    """The bytes of a tensor as a flat array, which Ray shares without a copy. (Numpy has no
-    bfloat16.)"""
-    if isinstance(tensor, np.ndarray):
-        tensor = torch.from_numpy(tensor)
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy(), tensor.dtype, tuple(tensor.shape)
-
-
-def _unpack(array: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that the memory cannot be written to
-        return torch.from_numpy(array).view(dtype).reshape(shape)

@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import RayError
 from torch import Tensor
 
-from search.ray_runner import _import, _pack, _reason, _start_ray, _unpack
+from search.ray_common import imported, pack, reason_of, start_ray, unpack
 from search.runner import one_line
 
 START_SECONDS = 600  # for all processes to be there
@@ -68,11 +68,11 @@ def train_together(
     again, also by Ctrl-C. ValueError for what the function raises, or where there is no cluster or
     nothing to run on; `WorkerDied` where a process ends.
     """
-    packed = {key: _pack(tensor) for key, tensor in shared.items()}
+    packed = {key: pack(tensor) for key, tensor in shared.items()}
     owner = not ray.is_initialized()
     with _environment(), tempfile.TemporaryDirectory(dir=folder, prefix=".ray-") as notes:
         if owner:
-            _start_ray(function, packed, workers, address)
+            start_ray(function, packed, workers, address)
         try:
             _check_room(workers, threads if address else 1, cuda)
             board = ray.remote(_Board).options(num_cpus=0).remote()
@@ -142,7 +142,7 @@ def _watch(trainer: Any, board: Any, progress: Progress | None) -> None:
     ranks = [rank for rank, error in failures.items() if not hasattr(error, "_base_exc")]
     if ranks or failures:
         raise WorkerDied(f"worker {min(ranks or failures)} of the training died")
-    raise WorkerDied(f"the training by Ray Train ended: {_reason(ended[0])}")  # type: ignore[arg-type]
+    raise WorkerDied(f"the training by Ray Train ended: {reason_of(ended[0])}")  # type: ignore[arg-type]
 
 
 def _check_room(workers: int, cores: int, cuda: bool) -> None:
@@ -184,14 +184,14 @@ def _work(config: dict[str, Any]) -> None:
 
     board = config["board"]
     packed = ray.get(config["tensors"][0])
-    tensors = {key: _unpack(*parts) for key, parts in packed.items()}
+    tensors = {key: unpack(*parts) for key, parts in packed.items()}
 
     def progress(*news: Any) -> None:
         board.write.remote(*news)
 
     try:
         device = str(get_device()) if config["cuda"] else "cpu"
-        _import(config["function"])(
+        imported(config["function"])(
             **config["settings"], tensors=tensors, device=device, progress=progress
         )
     except RuntimeError:  # which is also what the others raise when one of them dies

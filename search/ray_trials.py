@@ -21,7 +21,7 @@ import torch
 from ray import tune
 from torch import Tensor
 
-from search.ray_runner import RETRIES, _import, _pack, _start_ray, _unpack, import_name
+from search.ray_common import RETRIES, import_name, imported, pack, start_ray, unpack
 from search.runner import one_line
 
 Work = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -62,11 +62,11 @@ def run_trials(
     if not pieces:
         return
     name = make_work if isinstance(make_work, str) else import_name(make_work)
-    packed = {key: _pack(tensor) for key, tensor in shared.items()}
+    packed = {key: pack(tensor) for key, tensor in shared.items()}
     owner = not ray.is_initialized()
     with _environment(_SWITCHES), tempfile.TemporaryDirectory(prefix="chimera-") as place:
         if owner:
-            _start_ray(name, packed, workers, None)
+            start_ray(name, packed, workers, None)
         try:
             collector = _Collector(taken)
             trainable = tune.with_parameters(
@@ -113,9 +113,9 @@ class _Trial(tune.Trainable):
         torch.set_num_threads(threads)
         self._work: Work | None = None
         self._broken: str | None = None
-        tensors = {key: _unpack(*parts) for key, parts in (packed or {}).items()}
+        tensors = {key: unpack(*parts) for key, parts in (packed or {}).items()}
         try:
-            self._work = _import(name)(**(settings or {}), tensors=tensors)
+            self._work = imported(name)(**(settings or {}), tensors=tensors)
         except Exception as error:
             self._broken = one_line(error)
 

@@ -220,8 +220,8 @@ class Supernet:
         training: bool = False,
         buffers: Buffers | None = None,
     ) -> Tensor:
-        """Logits (N, classes) of normalised `images` (N, 3, H, W), which are shrunk to the network's
-        resolution where they are larger.
+        """Logits (N, classes) of normalised `images` (N, 3, H, W), which become as large as the
+        network's resolution where they are not.
 
         A network with BatchNorm uses the statistics of the batch when `training`, and needs
         `buffers` from `calibrate` otherwise (ValueError).

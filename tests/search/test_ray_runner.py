@@ -11,7 +11,8 @@ import torch
 from results.store import Store
 from search.controllers import make_controller
 from search.loop import search
-from search.ray_runner import RETRIES, RayRunner, import_name
+from search.ray_common import RETRIES, import_name
+from search.ray_runner import RayRunner
 from search.runner import LocalRunner
 
 WORKERS = 2

@@ -9,7 +9,7 @@ import pytest
 import ray
 import torch
 
-from search.ray_runner import _start_ray
+from search.ray_common import start_ray
 from search.ray_train import WorkerDied, train_together
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ TENSORS = {"floats": torch.arange(10.0), "halves": torch.ones(3, dtype=torch.bfl
 def cluster():
     """One Ray for all, whose processes know the functions."""
     sys.path.insert(0, str(Path(__file__).parent))
-    _start_ray("ray_functions:note", {}, 2, None)
+    start_ray("ray_functions:note", {}, 2, None)
     yield
     ray.shutdown()
     sys.path.remove(str(Path(__file__).parent))
