@@ -12,6 +12,7 @@ from torch import Tensor
 
 from commands.job import CALIBRATION_IMAGES, SCORE_MEANING, Job
 from commands.options import preset_facts
+from evaluator.data import ImageData
 from results.console import Console, table
 from results.history import Row, Run
 from results.run_folder import (
@@ -26,13 +27,19 @@ from search.proposals import BAND, Reachable
 from space.budget import quantity
 from space.genome import Genome
 from space.presets import presets
+from supernet.augmentation import normalise
 from supernet.training import Trainer
 
 CURVE_POINTS = 200  # of the loss, about, that are kept
 
 
 def finish(
-    folder: RunFolder, job: Job, trainer: Trainer, reachable: Reachable, console: Console
+    folder: RunFolder,
+    job: Job,
+    trainer: Trainer,
+    data: ImageData,
+    reachable: Reachable,
+    console: Console,
 ) -> int:
     """Exports the best, writes front and report, and says where everything is."""
     from results.export import export_network, safe_name  # these two bring what draws and writes
@@ -52,7 +59,7 @@ def finish(
                 folder.architectures / safe_name(row.name),
                 name=row.name,
                 facts=facts_of(row, job, folder),
-                state=own_weights(genome, job, trainer),
+                state=own_weights(genome, job, trainer, data),
                 onnx=job.settings.onnx,
             )
             meter.update(i + 1)
@@ -75,13 +82,16 @@ def to_export(front: Sequence[Row], best: Row | None, most: int) -> list[Row]:
     return chosen + others
 
 
-def own_weights(genome: Genome, job: Job, trainer: Trainer) -> dict[str, Tensor] | None:
+def own_weights(
+    genome: Genome, job: Job, trainer: Trainer, data: ImageData
+) -> dict[str, Tensor] | None:
     """The network's weights, where the supernet was trained at the network's own size."""
     supernet = trainer.supernet
     if not job.at_own_scale or genome.classes != supernet.space.classes:
         return None
     proxy = supernet.space.decode(job.space.encode(genome))
-    buffers = supernet.calibrate(proxy, [trainer.calibration_images(CALIBRATION_IMAGES)])
+    seen = data.train.sample(CALIBRATION_IMAGES).to(supernet.device)
+    buffers = supernet.calibrate(proxy, [normalise(seen, data.mean, data.std)])
     return {name: weight.cpu() for name, weight in supernet.state_of(proxy, buffers).items()}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from commands.options import load_plugins
 from evaluator.data import ImageData, Split
 from evaluator.scoring import SupernetEvaluator
+from evaluator.zero_cost import score_names
 from search.controllers import CONTROLLERS
 from search.interfaces import Runner
 from search.proposals import Proposals
@@ -70,6 +71,11 @@ class Job:
         if settings.controller not in CONTROLLERS:
             known = ", ".join(CONTROLLERS)
             raise ValueError(f"unknown controller {settings.controller!r}; there are {known}")
+        unknown = [name for name in settings.zero_cost if name not in score_names()]
+        if unknown:
+            raise ValueError(
+                f"zero_cost names {unknown[0]!r}, but must name some of {', '.join(score_names())}"
+            )
         if settings.proxy_resolution % self.space.total_stride:
             raise ValueError(
                 f"proxy_resolution is {settings.proxy_resolution}, but must be a multiple of the "

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from evaluator.data import data_classes
+from evaluator.zero_cost import score_names
 from results.console import CommandLine
 from results.run_folder import (
     RunFolder,
@@ -62,6 +63,13 @@ def make_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="score published networks first, scaled to the budget, as far as the space has them",
+    )
+    how.add_argument(
+        "--zero-cost",
+        action="append",
+        metavar="SCORE",
+        help="begin with networks that score well without training, by one score or several: "
+        + ", ".join(score_names()),
     )
     how.add_argument("--evaluations", type=int, help="candidates to score")
     how.add_argument("--batch", type=int, help="candidates asked for at a time")
@@ -121,6 +129,8 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     values = {k: v for k, v in vars(options).items() if k in names and v is not None}
     if options.plugin:
         values["plugins"] = tuple(options.plugin)
+    if options.zero_cost:
+        values["zero_cost"] = tuple(options.zero_cost)
     training = given_training(options)
     return values | ({"training": training} if training else {})
 

@@ -14,6 +14,7 @@ from commands.finish import finish
 from commands.job import Job, check_cluster, make_runner
 from commands.options import resolve, resumed_settings
 from commands.plan import make_plan, show_plan, starts_text
+from commands.promising import promising
 from commands.train import measure, train
 from evaluator.data import ImageData, load_data
 from results.console import Console
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         return 0
     measure(folder, trainer, data, console)
     find(folder, job, trainer, data, console)
-    return finish(folder, job, trainer, reachable, console)
+    return finish(folder, job, trainer, data, reachable, console)
 
 
 def read_environment(folder: RunFolder) -> dict[str, Any]:
@@ -165,12 +166,10 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
         starts = job.starts
         if settings.warm_start and not known:
             console.say(starts_text([start.name for start in starts]))
-        controller = make_controller(
-            settings.controller,
-            job.proposals,
-            settings.seed,
-            first=[start.row for start in starts],
-        )
+        first: list[Sequence[int]] = [start.row for start in starts]
+        if settings.zero_cost and not known:  # later they are part of the controller's state
+            first += [row.tolist() for row in promising(job, data, settings.batch, console)]
+        controller = make_controller(settings.controller, job.proposals, settings.seed, first=first)
         runner = make_runner(job, trainer, data)
         try:
             with console.progress("scoring candidates", settings.evaluations, known) as meter:

@@ -28,13 +28,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from commands.finish import keep_training, make_run
 from commands.job import CALIBRATION_IMAGES, Job, make_runner
+from commands.promising import FEW_IMAGES, few_images, parts_of, scores_without_training
 from commands.search import read_data, read_environment
-from commands.train import some
 from evaluator.data import ImageData, Split, load_data
 from evaluator.scoring import SupernetEvaluator
 from evaluator.trust import BAND, RESAMPLES, Card, Network, block_kinds, make_card
-from evaluator.zero_cost import AZ_NAS, fresh_network, score_names, zero_cost_scores
-from evaluator.zero_cost.az_nas import COMPLEXITY
+from evaluator.zero_cost import AZ_NAS, score_names
 from results.console import CommandLine, Console
 from results.run_folder import (
     RunFolder,
@@ -62,7 +61,6 @@ from supernet.training import AloneTrainer, Diverged, Trainer
 FEWEST_NETWORKS = 4
 SLICES = 16  # of the range of MACs, over which one half of the networks is spread
 TRIES = 8  # draws of `_AT_ONCE` rows for a network that is not there yet
-ZERO_COST_IMAGES = 64
 # MACs and parameters are rows of their own; "az_nas" brings its parts.
 ZERO_COST = tuple(name for name in score_names() if name not in ("macs", "params", *AZ_NAS))
 JOINED = "zero-cost scores, joined"
@@ -133,12 +131,12 @@ def make(run: OpenRun, options: argparse.Namespace, console: Console) -> Card:
         for network, found in zip(networks, scored, strict=True)
     ]
     known = {name for network in figures for name in network.zero_cost}
-    joined = [name for name in _parts_of(ZERO_COST) if name in known]
+    joined = [name for name in parts_of(ZERO_COST) if name in known]
     return make_card(
         figures,
         run.level,
         seed=options.seed,
-        joined={"AZ-NAS": [*_parts_of(["az_nas"]), "MACs"], JOINED: joined},
+        joined={"AZ-NAS": [*parts_of(["az_nas"]), "MACs"], JOINED: joined},
         about=about(run, options, seeds, steps),
     )
 
@@ -247,7 +245,7 @@ def about(
         "seeds": list(seeds),
         "settings": settings,
         "recipe": recipe(run.job, steps).to_plain(),
-        "zero_cost_images": min(ZERO_COST_IMAGES, len(run.data.validation)),
+        "zero_cost_images": min(FEW_IMAGES, len(run.data.validation)),
         "resamples": RESAMPLES,
         "data": run.data.digest,
         "environment": machine,
@@ -357,46 +355,17 @@ def score(run: OpenRun, networks: Sequence[Chosen], seed: int, console: Console)
     """The supernet's scores, by what the search scores with, and the zero-cost ones of the proxies
     on some validation images."""
     runner = make_runner(run.job, run.trainer, run.data)
-    images, labels = _few(run.data)
+    images, labels = few_images(run.data)
     found = []
     with console.progress("scoring networks", len(networks)) as meter:
         for i, network in enumerate(networks):
             (outcome,) = runner.run([network.genome])
             value = None if outcome.score is None else outcome.score.score
-            others = zero_cost(network.proxy, images, labels, seed)
+            others = scores_without_training(network.proxy, ZERO_COST, images, labels, seed)
             found.append(Scored(value, others, outcome.error))
             meter.update(i + 1)
     runner.close()
     return found
-
-
-def _few(data: ImageData) -> tuple[Tensor, Tensor]:
-    seen = some(data.validation)
-    places = torch.linspace(0, len(seen) - 1, min(ZERO_COST_IMAGES, len(seen))).long()
-    return normalise(seen.images[places], data.mean, data.std), seen.labels[places]
-
-
-def zero_cost(proxy: Genome, images: Tensor, labels: Tensor, seed: int) -> dict[str, float]:
-    """All scores that this network has; one that it has not does not stop the others."""
-    found: dict[str, float] = {}
-    network = fresh_network(proxy, seed=seed)
-    for name in ZERO_COST:
-        try:
-            values = zero_cost_scores(proxy, [name], images, labels, seed=seed, network=network)
-        except (RuntimeError, ValueError):  # NaN, or a network that is too short for it
-            continue
-        found |= {part: value for part, value in values.items() if part in _parts_of([name])}
-    return found
-
-
-def _parts_of(names: Sequence[str]) -> list[str]:
-    """The scores that stand for `names`: MACs, a part of AZ-NAS, are a row of their own."""
-    return [
-        part
-        for name in names
-        for part in (AZ_NAS if name == "az_nas" else (name,))
-        if part != COMPLEXITY
-    ]
 
 
 # ---- training alone

@@ -39,6 +39,7 @@ class Settings:
     ray_address: str | None = None
     exports: int = 5
     onnx: bool = False
+    zero_cost: tuple[str, ...] = ()  # scores without training that choose the first candidates
     plugins: tuple[str, ...] = ()  # files with parts of one's own
 
     def __post_init__(self) -> None:
@@ -58,7 +59,12 @@ class Settings:
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for YAML, with the format's number."""
-        return {"format": FORMAT, **asdict(self), "plugins": list(self.plugins)}
+        return {
+            "format": FORMAT,
+            **asdict(self),
+            "plugins": list(self.plugins),
+            "zero_cost": list(self.zero_cost),
+        }
 
     @classmethod
     def from_plain(cls, data: Any) -> Settings:
@@ -79,7 +85,8 @@ class Settings:
             if not isinstance(value, expected) or (isinstance(value, bool) and expected != (bool,)):
                 names = " or ".join("nothing" if t is type(None) else t.__name__ for t in expected)
                 raise ValueError(f"{name} is {value!r}, but must be of type {names}")
-        values["plugins"] = tuple(values.get("plugins", ()))
+        for name in ("plugins", "zero_cost"):
+            values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
 
@@ -104,6 +111,7 @@ _SPECIAL: dict[str, tuple[type, ...]] = {
     "space_definition": (dict,),
     "training": (dict,),
     "plugins": (list, tuple),
+    "zero_cost": (list, tuple),
     "proxy_width": (float, int),
 }
 _TYPES: dict[str, tuple[type, ...]] = {

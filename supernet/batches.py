@@ -31,12 +31,8 @@ class Images(Protocol):
         """uint8 (N, 3, R, R) and labels int64 (N,)."""
         ...
 
-    def plain(self, count: int) -> Tensor:
-        """The first `count` images as they are looked at when networks are compared."""
-        ...
-
     def close(self) -> None:
-        """Ends what makes batches ahead; `plain` works on."""
+        """Ends what makes batches ahead."""
         ...
 
 
@@ -73,9 +69,6 @@ class ResidentImages:
         chosen = torch.from_numpy(rows).to(self._images.device)
         return self._images[chosen], self._labels[chosen]
 
-    def plain(self, count: int) -> Tensor:
-        return self._images[:count]
-
     def close(self) -> None:
         pass
 
@@ -89,9 +82,6 @@ class Moved:
     def batch(self, j: int) -> tuple[Tensor, Tensor]:
         images, labels = self._source.batch(j)
         return self._here(images), self._here(labels)
-
-    def plain(self, count: int) -> Tensor:
-        return self._here(self._source.plain(count))
 
     def close(self) -> None:
         self._source.close()
@@ -154,10 +144,6 @@ class Batches:
             )
         return Examples(pixels, targets)
 
-    def plain(self, count: int) -> Tensor:
-        """The first `count` images, normalised and not augmented."""
-        return normalise(self._source.plain(count), self._mean, self._std)
-
     def close(self) -> None:
-        """Ends what makes batches ahead; `plain` works on."""
+        """Ends what makes batches ahead."""
         self._source.close()

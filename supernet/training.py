@@ -141,10 +141,6 @@ class Training:
         if self.settings.ema:
             self._average = {n: w.detach().clone() for n, w in self._parameters.items()}
 
-    def calibration_images(self, count: int) -> Tensor:
-        """The first `count` training images, normalised and not augmented."""
-        return self._batches.plain(count)
-
     def close(self) -> None:
         """Ends what makes batches ahead; there are no more steps."""
         self._batches.close()

@@ -327,7 +327,7 @@ def test_exported_weights_score_what_the_search_saw(runs, batch_norm_space):
     ended, result = own_scale(runs, batch_norm_space, "300kFLOPs")
     supernet, data = supernet_of(ended)
     images = normalise(data.validation.images, data.mean, data.std)
-    calibration = normalise(data.train.images[:CALIBRATION_IMAGES], data.mean, data.std)
+    calibration = normalise(data.train.sample(CALIBRATION_IMAGES), data.mean, data.std)
     for row in result["exported"]:
         home = ended.folder / "architectures" / row["name"]
         state = load_file(home / "weights.safetensors")

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from trainings import MEAN, STD, make_batches, noise, settings
@@ -95,7 +94,7 @@ def test_images_that_lie_elsewhere():
     source = resident(batch=10)
     moved = Moved(source, torch.device("meta"))
     images, labels = moved.batch(2)
-    assert images.device == labels.device == moved.plain(3).device == torch.device("meta")
+    assert images.device == labels.device == torch.device("meta")
     assert (images.shape, images.dtype) == ((10, 3, 8, 8), torch.uint8)
     here = Moved(source, torch.device("cpu"))
     assert torch.equal(here.batch(2)[0], source.batch(2)[0])
@@ -182,11 +181,3 @@ def test_a_phase_says_side_and_magnitude():
     assert not torch.equal(made(0, Phase(16, 1.0)).images, made(0).images)
     means = [made(0, Phase(side, 9.0)).images.mean((2, 3)) for side in (8, 16)]
     torch.testing.assert_close(*means, atol=1e-4, rtol=1e-4)  # the lowest frequency stays
-
-
-def test_plain_images_are_those_of_the_source():
-    images, _ = noise(30)
-    made = make_batches(AUGMENTED, noise(30))
-    assert torch.equal(pixels(made.plain(12)), images[:12])
-    assert len(made.plain(500)) == 30
-    assert np.isclose(made.plain(30).mean(), normalise(images, MEAN, STD).mean())

@@ -1,0 +1,153 @@
+"""Writes docs/ranking.md from the result files: `python -m benchmarks.ranking_page`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from results.run_folder import write_text
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "ranking.md"
+
+BEGIN = """# How well scores rank networks
+
+A supernet is worth what its ranking is worth. Kendall's tau says how far two orders agree: 1 where
+every pair of networks is ordered alike, 0 where half of the pairs are. (1 + tau) / 2 is the share
+of pairs that are ordered alike. Intervals are 95% bootstrap intervals over networks; they do not
+cover what another seed would do to the training. Made by `python -m benchmarks.ranking_page` from
+the files in [benchmarks/results](../benchmarks/results), which hold commands, devices, versions and
+seeds.
+"""
+MACRO = """
+## Against networks that others trained
+
+NAS-Bench-Macro (Su et al., 2021, arXiv 2105.11871): 6,561 encodings of 3,969 distinct networks of
+inverted bottlenecks, each trained alone three times on CIFAR-10 by its authors. The space
+`nasbench_macro` has one genome for each distinct network, and reproduces the parameters and the
+multiply-adds of all rows of the table; its `flops` are the multiply-adds of convolutions and of the
+classifier, without norms and biases. A supernet of ours is trained on 40,000 of the 50,000 training
+images and scores all networks on others of them. The band holds the 893 networks within 10% of 50
+million MACs, among which MACs hardly help.
+
+| ranked by | tau, all | tau, band |
+|---|---|---|
+"""
+ABLATION = """
+## What each setting does
+
+One supernet for each row, with one setting changed; `python -m benchmarks.ablation`. On the default
+space the truth are networks trained alone at the size of the proxy; on NAS-Bench-Macro the table.
+
+| variant | space | networks | tau | time | largest | mean | smallest |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def main() -> int:
+    write_text(PAGE, page())
+    return 0
+
+
+def page() -> str:
+    """The whole page."""
+    macro = load("ranking_nasbench_macro-*.json")
+    text = BEGIN
+    if macro:
+        text += MACRO + macro_rows(macro) + "".join(describe(found) for found in macro)
+    for found in load("trust-*.json"):
+        text += trust_section(found)
+    for found in load("ablation-[!t]*.json"):
+        text += ABLATION + ablation_rows(found["variants"])
+    return text
+
+
+def load(pattern: str) -> list[dict[str, Any]]:
+    paths = sorted(RESULTS.glob(pattern))
+    return [json.loads(path.read_text(encoding="utf-8")) | {"file": path.name} for path in paths]
+
+
+def macro_rows(results: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for name, found in results[0]["others"].items():
+        lines.append([name, tau_of(found["all"]), tau_of(found["band"])])
+    for result in results:
+        for name, found in result["supernet"].items():
+            label = f"supernet, {name.replace('_', ' ')} ({result['file']})"
+            lines.append([label, tau_of(found["all"]), tau_of(found["band"])])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    training, seconds = result["training"], result["seconds"]
+    return (
+        f"\n[{result['file']}](../benchmarks/results/{result['file']}): width {result['width']:g}, "
+        f"{result['side']} x {result['side']} pixels, {training['steps']} steps of "
+        f"{training['batch']} images through {training['sampled']} networks each "
+        f"({result['epochs']:.1f} epochs), {seconds['training'] / 60:.0f} minutes of training and "
+        f"{seconds['scoring'] / 60:.0f} of scoring on {result['device']}, seed {result['seed']}. "
+        f"Networks have {result['mean_top1']:.1%} of {result['scored_on_images']} images right, on "
+        "average.\n"
+    )
+
+
+def tau_of(found: Mapping[str, Any]) -> str:
+    interval = found.get("tau_interval")
+    text = f"{found['tau']:.3f}"
+    return text if interval is None else f"{text} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+TRUST = """
+## On a space of all kinds of operators
+
+{file}: the trust card of a run on the space `{space}` with CIFAR-10, at the size of the proxy.
+{networks} networks were trained alone by the recipe of the supernet ({steps} steps of {batch}
+images), and compared by their accuracy on held-out images with what the supernet says. The band is
+within {band:.0%} of {level:.3g} multiply-adds. `{command}`, {device}.
+
+| ranked by | tau | tau, band |
+|---|---|---|
+"""
+
+
+def trust_section(card: Mapping[str, Any]) -> str:
+    """The trust card of a run, as `run_search.py trust` writes it."""
+    about = card["about"]
+    text = TRUST.format(
+        file=f"[{card['file']}](../benchmarks/results/{card['file']})",
+        networks=sum(network["problem"] is None for network in card["networks"]),
+        band=card["band"],
+        level=card["level"],
+        space=about["space"],
+        steps=about["recipe"]["steps"],
+        batch=about["recipe"]["batch"],
+        command=about["command"],
+        device=about["device"],
+    )
+    for row in card["agreements"]:
+        text += f"| {row['name']} | {estimate(row['tau'])} | {estimate(row['band_tau'])} |\n"
+    return text
+
+
+def estimate(found: Mapping[str, Any]) -> str:
+    """A value with its interval and the number of networks."""
+    if found["value"] is None:
+        return f"none ({found['n']} networks)"
+    ends = "" if found["low"] is None else f", {found['low']:.2f} to {found['high']:.2f}"
+    return f"{found['value']:.2f} ({found['n']} networks{ends})"
+
+
+def ablation_rows(variants: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(
+        f"| {row['variant']} | {row['space']} | {row['networks']} | {tau_of(row)} | "
+        f"{row['seconds']:.0f} s | {row['largest_top1']:.1%} | {row['mean_top1']:.1%} | "
+        f"{row['smallest_top1']:.1%} |\n"
+        for row in variants
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
