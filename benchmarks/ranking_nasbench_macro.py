@@ -11,9 +11,9 @@ and the number of layers, and that of one run of the table with another.
 
 `--preset reduced` (the default without a GPU) is for two CPU cores and an hour: a quarter of the
 width and 24 x 24 pixels. `--preset full` is the published networks at full size, for one GPU and
-9 minutes. Every setting of the training is an option. With `--checkpoints FOLDER` a run can be stopped with
-Ctrl-C and goes on when it is started again. The test images of CIFAR-10 are not looked at: the
-networks are compared on images that are held out of the training images.
+9 minutes. Every setting of the training is an option. With `--checkpoints FOLDER` a run can be
+stopped with Ctrl-C and goes on when it is started again. The test images of CIFAR-10 are not looked
+at: the networks are compared on images that are held out of the training images.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from commands.job import Job
 from commands.train import some
+from evaluator.data import ImageData
 from evaluator.zero_cost import AZ_NAS, fresh_network, log_rank_sum, zero_cost_scores
 from evaluator.zero_cost.az_nas import COMPLEXITY
 from results.console import Console
