@@ -227,9 +227,7 @@ def measure(
     if VARIANTS[variant].get("layer_scale"):
         restart_layer_scales(supernet, VARIANTS[variant]["layer_scale"])
     trainer = Trainer(supernet, batches(data, settings, seed), settings, seed=seed)
-    begun = time.perf_counter()
     trainer.run()
-    seconds = time.perf_counter() - begun
     genomes = [space.decode(row) for row in rows]
     scores = scored(supernet, [*genomes, trainer.largest, trainer.smallest], data)
     values = np.array([score.score for score in scores[: len(rows)]])
@@ -243,7 +241,7 @@ def measure(
         "networks": len(rows),
         "tau": kendall(values, accuracies),
         "tau_interval": interval(kendall, values, accuracies, seed=0, resamples=500),
-        "seconds": seconds,
+        "seconds": trainer.seconds,
         "largest_top1": top1[-2],
         "smallest_top1": top1[-1],
         "mean_top1": float(np.mean(top1[:-2])),

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from commands.options import add_training, given_training
 from evaluator.data import ImageData, load_data
+from evaluator.effects import main_effects
 from evaluator.population import PopulationScorer
 from evaluator.trust import interval, kendall, spearman
 from space.cost_table import CostTable
@@ -91,6 +92,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of one pass")
     parser.add_argument("--checkpoints", type=Path, help="folder to go on from")
     parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument("--scores", type=Path, help="where to write all scores, as .npz")
     add_training(parser.add_argument_group("how to train"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -111,8 +113,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     data = load_data(options.data, resolution=side)
     space = published_space().scaled(width=width, resolution=side, classes=10)
-    begun = time.perf_counter()
-    supernet = train(space, data, settings, options)
+    supernet, seconds = train(space, data, settings, options)
     trained = time.perf_counter()
     rows, truth = read_table(options.table)
     if options.networks:
@@ -120,7 +121,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         rows, truth = rows[kept], truth.iloc[kept].reset_index(drop=True)
     images = options.images or chosen["images"]
     found = score(supernet, space, rows, data, images)
+    found["main_effects"] = main_effects(published_space(), rows, found["log_likelihood"])
     scored = time.perf_counter()
+    if options.scores is not None:
+        np.savez_compressed(options.scores, rows=rows, **found)
     return {
         "benchmark": "ranking_nasbench_macro",
         "command": " ".join(["python -m benchmarks.ranking_nasbench_macro", *sys.argv[1:]]),
@@ -135,7 +139,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "scored_on_images": images,
         "training": settings.to_plain(),
         "epochs": settings.steps * settings.batch * settings.accumulate / len(data.train),
-        "seconds": {"training": trained - begun, "scoring": scored - trained},
+        "seconds": {"training": seconds, "scoring": scored - trained},
         "supernet": {name: compare(values, truth, options.seed) for name, values in found.items()},
         "others": baselines(rows, space, truth),
         "mean_top1": float(np.mean(found["top1"])),
@@ -144,8 +148,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def train(
     space: Space, data: ImageData, settings: TrainingSettings, options: argparse.Namespace
-) -> Supernet:
-    """The trained supernet."""
+) -> tuple[Supernet, float]:
+    """The trained supernet, and the seconds that its training took, interruptions left out."""
     device = torch.device(options.device)
     supernet = Supernet(
         space,
@@ -174,7 +178,7 @@ def train(
 
     trainer.run(checkpoints, every_seconds=60, progress=note)
     print(file=sys.stderr)
-    return supernet
+    return supernet, trainer.seconds
 
 
 def read_table(path: Path) -> tuple[Codes, pd.DataFrame]:
@@ -212,7 +216,7 @@ def score(
     supernet: Supernet, space: Space, rows: Codes, data: ImageData, images: int
 ) -> dict[str, NDArray[np.float64]]:
     """Of each network: the mean probability of the true class (what searches use), the share of
-    right answers, and the negative loss."""
+    right answers, and the mean log-likelihood."""
     device = supernet.device
     scorer = PopulationScorer(
         supernet,

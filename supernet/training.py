@@ -103,7 +103,7 @@ class Training:
     """Steps, schedule, average and checkpoints; a subclass says what a step trains.
 
     `step` is the number of steps done, of `steps`; `losses` has one number a step, and `probes`
-    what was found when the training looked at its networks.
+    what was found when the training looked at its networks. `seconds` is what the steps took.
     """
 
     def __init__(
@@ -120,6 +120,7 @@ class Training:
         self.settings, self.step = settings, 0
         self.losses: list[float] = []
         self.probes: list[dict[str, float]] = []
+        self.seconds = 0.0
         self.group: Group = group or Alone()
         self._batches, self._seed, self._side = batches, seed, side
         self._curriculum = make_curriculum(
@@ -261,7 +262,9 @@ class Training:
         saved = time.monotonic()
         looks = {round(self.steps * i / PROBES) for i in range(1, PROBES + 1)}
         while self.step < self.steps:
+            begun = time.monotonic()
             loss = self.train_step()
+            self.seconds += time.monotonic() - begun
             if probe is not None and self.step in looks:
                 with self.averaged():
                     self.probes.append({"step": self.step, **probe()})
@@ -295,7 +298,12 @@ class Training:
         return {"settings": self.settings.to_plain(), "seed": self._seed, "ranks": self.group.ranks}
 
     def _progress(self) -> dict[str, Any]:
-        return {"step": self.step, "losses": self.losses, "probes": self.probes}
+        return {
+            "step": self.step,
+            "losses": self.losses,
+            "probes": self.probes,
+            "seconds": self.seconds,
+        }
 
     def _statistics(self) -> dict[str, Tensor]:
         """What networks measure in training and keep beside their weights."""
@@ -351,6 +359,7 @@ class Training:
     def _resume_from(self, header: Mapping[str, Any]) -> None:
         self.step = header["step"]
         self.losses, self.probes = list(header["losses"]), list(header["probes"])
+        self.seconds = header["seconds"]
 
     def _check_weights(self, weights: Mapping[str, Tensor | None]) -> None:
         odd = sorted(set(weights) ^ set(self._parameters))
