@@ -60,7 +60,7 @@ WRONG = {
     "randaugment": ({"randaugment": 11}, "randaugment is 11, but must be a number from 0 to 10"),
     "mixup": ({"mixup": None}, "mixup is None, but must be a number of at least 0"),
     "flip": ({"flip": 1}, "flip is 1, but must be true or false"),
-    "sampling": ({"sampling": "even"}, "sampling is 'even', but must be one of fair, uniform"),
+    "sampling": ({"sampling": "odd"}, "sampling is 'odd', but must be one of uniform, even, fair"),
     "curriculum": ({"curriculum": "x"}, "curriculum is 'x', but must be one of none, effic"),
     "optimiser": ({"optimiser": ["sgd"]}, "optimiser is ['sgd'], but must be one of adamw, sgd"),
     "slots": ({"split_at": "stem"}, "split_at is 'stem', but must be a list of slots' names"),
