@@ -105,7 +105,7 @@ TRUST = """
 
 {file}: the trust card of a run on the space `{space}` with CIFAR-10, at the size of the proxy.
 {networks} networks were trained alone by the recipe of the supernet ({steps} steps of {batch}
-images), and compared by their accuracy on held-out images with what the supernet says. The band is
+images), and compared by their accuracy on the {split} images with what the supernet says. The band is
 within {band:.0%} of {level:.3g} multiply-adds. `{command}`, {device}.
 
 | ranked by | tau | tau, band |
@@ -116,6 +116,7 @@ within {band:.0%} of {level:.3g} multiply-adds. `{command}`, {device}.
 def trust_section(card: Mapping[str, Any]) -> str:
     """The trust card of a run, as `run_search.py trust` writes it."""
     about = card["about"]
+    machine = about["environment"]
     text = TRUST.format(
         file=f"[{card['file']}](../benchmarks/results/{card['file']})",
         networks=sum(network["problem"] is None for network in card["networks"]),
@@ -125,7 +126,8 @@ def trust_section(card: Mapping[str, Any]) -> str:
         steps=about["recipe"]["steps"],
         batch=about["recipe"]["batch"],
         command=about["command"],
-        device=about["device"],
+        split=about["split"],
+        device=f"{machine['processor']}, {machine['cores']} cores, {machine['device']}",
     )
     for row in card["agreements"]:
         text += f"| {row['name']} | {estimate(row['tau'])} | {estimate(row['band_tau'])} |\n"
