@@ -105,8 +105,8 @@ TRUST = """
 
 {file}: the trust card of a run on the space `{space}` with CIFAR-10, at the size of the proxy.
 {networks} networks were trained alone by the recipe of the supernet ({steps} steps of {batch}
-images), and compared by their accuracy on the {split} images with what the supernet says. The band is
-within {band:.0%} of {level:.3g} multiply-adds. `{command}`, {device}.
+images), and compared by their accuracy on the {split} images with what the supernet says. The band
+is within {band:.0%} of {level:.3g} multiply-adds. `{command}`, {device}.
 
 | ranked by | tau | tau, band |
 |---|---|---|
