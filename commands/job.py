@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from commands.options import load_plugins
-from evaluator.data import ImageData, Split
+from evaluator.data import ImageData, Split, load_data
 from evaluator.scoring import SupernetEvaluator
 from evaluator.zero_cost import score_names
 from search.controllers import CONTROLLERS
@@ -221,6 +221,29 @@ def make_scorer(
     )
 
 
+def scorer_of(
+    supernet: Supernet, split: Split, data: ImageData, space: Space | None = None
+) -> SupernetEvaluator:
+    """`make_scorer` on the images of `split`, with training images of `data` for statistics."""
+    seen = data.train.sample(CALIBRATION_IMAGES)
+    return make_scorer(supernet, split.images, split.labels, seen, data.mean, data.std, space)
+
+
+def streamed_again(settings: Settings, digest: str, who: str) -> ImageData:
+    """The data in another process, which streams its training images itself; ValueError where they
+    are not those of `digest`."""
+    data = load_data(
+        settings.data,
+        resolution=settings.proxy_resolution,
+        seed=settings.seed,
+        limit=settings.limit,
+        stream=True,
+    )
+    if data.digest != digest:
+        raise ValueError(f"the images of {settings.data!r} are others where {who} trains")
+    return data
+
+
 def make_evaluator(
     *,
     plain: Mapping[str, Any],
@@ -242,16 +265,7 @@ def make_runner(job: Job, trainer: Trainer, data: ImageData) -> Runner:
     """In this process, or on Ray's workers."""
     settings, split = job.settings, data.validation
     if settings.workers == 1 and settings.ray_address is None:
-        scorer = make_scorer(
-            trainer.supernet,
-            split.images,
-            split.labels,
-            data.train.sample(CALIBRATION_IMAGES),
-            data.mean,
-            data.std,
-            job.space,
-        )
-        return LocalRunner(scorer)
+        return LocalRunner(scorer_of(trainer.supernet, split, data, job.space))
     from search.ray_runner import RayRunner  # Ray is wanted by nobody else
 
     shared = {f"weight:{name}": w.detach().cpu() for name, w in trainer.supernet.weights.items()}

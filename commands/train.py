@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from commands.job import CALIBRATION_IMAGES, Job, make_scorer
-from evaluator.data import ImageData, Split, load_data
+from commands.job import CALIBRATION_IMAGES, Job, make_scorer, scorer_of, streamed_again
+from evaluator.data import ImageData, Split
 from results.console import Console
 from results.run_folder import RunFolder, write_text
 from search.settings import Settings
@@ -56,15 +56,7 @@ def train(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, consol
 def make_probe(trainer: Trainer, data: ImageData) -> Callable[[], dict[str, float]]:
     """What shows, while training goes on, whether a kind of network is left behind: the share of
     some validation images that the largest, the smallest and a random network classify right."""
-    seen = some(data.validation)
-    scorer = make_scorer(
-        trainer.supernet,
-        seen.images,
-        seen.labels,
-        data.train.sample(CALIBRATION_IMAGES),
-        data.mean,
-        data.std,
-    )
+    scorer = scorer_of(trainer.supernet, some(data.validation), data)
     networks = {
         "largest": trainer.largest,
         "smallest": trainer.smallest,
@@ -110,7 +102,7 @@ def supernet_accuracies(trainer: Trainer, data: ImageData) -> dict[str, dict[str
     """Share of images that the largest and the smallest network classify right. The test images
     are looked at here only, after training, and decide nothing."""
     splits = {"validation": data.validation, "test": data.test}
-    calibration = data.train.sample(CALIBRATION_IMAGES)
+    calibration = data.train.sample(CALIBRATION_IMAGES)  # once: streamed images are read for it
     evaluators = {
         name: make_scorer(
             trainer.supernet, split.images, split.labels, calibration, data.mean, data.std
@@ -204,13 +196,4 @@ def data_of(
     if "images" in tensors:
         train = Split(tensors["images"], tensors["labels"])
         return ImageData(train=train, validation=seen, test=None, skipped=0, **facts)
-    data = load_data(
-        settings.data,
-        resolution=settings.proxy_resolution,
-        seed=settings.seed,
-        limit=settings.limit,
-        stream=True,
-    )
-    if data.digest != facts["digest"]:
-        raise ValueError(f"the images of {settings.data!r} are others where a process trains")
-    return data
+    return streamed_again(settings, facts["digest"], "a process")

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from commands.finish import keep_training, make_run
-from commands.job import CALIBRATION_IMAGES, Job, make_runner
+from commands.job import CALIBRATION_IMAGES, Job, make_runner, streamed_again
 from commands.promising import FEW_IMAGES, few_images, parts_of, scores_without_training
 from commands.search import read_data, read_environment
-from evaluator.data import ImageData, Split, load_data
+from evaluator.data import ImageData, Split
 from evaluator.scoring import SupernetEvaluator
 from evaluator.trust import BAND, RESAMPLES, Card, Network, block_kinds, make_card
 from evaluator.zero_cost import AZ_NAS, score_names
@@ -592,16 +592,7 @@ def make_work(
     validation = split("validation") or test
     assert validation is not None
     if train is None:
-        data = load_data(
-            settings.data,
-            resolution=settings.proxy_resolution,
-            seed=settings.seed,
-            limit=settings.limit,
-            stream=True,
-        )
-        if data.digest != facts["digest"]:
-            raise ValueError(f"the images of {settings.data!r} are others where a worker trains")
-        return AloneWork(job, data)
+        return AloneWork(job, streamed_again(settings, facts["digest"], "a worker"))
     # Nothing looks at validation images where there are test images.
     return AloneWork(
         job, ImageData(train=train, validation=validation, test=test, skipped=0, **facts)

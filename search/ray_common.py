@@ -61,7 +61,7 @@ def start_ray(name: str, packed: Mapping[str, Any], workers: int, address: str |
             raise ValueError(f"no Ray cluster at {address!r}") from None
         return
     size = sum(array.nbytes for array, *_ in packed.values())
-    with _import_path():
+    with environment({"PYTHONPATH": _import_path()}):
         ray.init(
             num_cpus=workers,
             include_dashboard=False,
@@ -71,17 +71,23 @@ def start_ray(name: str, packed: Mapping[str, Any], workers: int, address: str |
 
 
 @contextlib.contextmanager
-def _import_path() -> Iterator[None]:
-    """Processes that are started here import what this one does."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for a while; processes that are started meanwhile inherit them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _import_path() -> str:
+    """With which processes that are started here import what this one does."""
+    return os.pathsep.join(filter(None, map(os.path.abspath, sys.path)))
 
 
 def _modules(name: str) -> list[str]:

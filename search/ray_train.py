@@ -7,9 +7,7 @@ of them says of its progress, and knows nothing of what is trained.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -21,7 +19,7 @@ import ray
 from ray.exceptions import RayError
 from torch import Tensor
 
-from search.ray_common import imported, pack, reason_of, start_ray, unpack
+from search.ray_common import environment, imported, pack, reason_of, start_ray, unpack
 from search.runner import one_line
 
 START_SECONDS = 600  # for all processes to be there
@@ -70,7 +68,10 @@ def train_together(
     """
     packed = {key: pack(tensor) for key, tensor in shared.items()}
     owner = not ray.is_initialized()
-    with _environment(), tempfile.TemporaryDirectory(dir=folder, prefix=".ray-") as notes:
+    with (
+        environment(_ENVIRONMENT),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".ray-") as notes,
+    ):
         if owner:
             start_ray(function, packed, workers, address)
         try:
@@ -91,7 +92,7 @@ def train_together(
 
 
 def _trainer(config: dict[str, Any], notes: str, workers: int, cores: int, cuda: bool) -> Any:
-    from ray.train import RunConfig, ScalingConfig  # after `_environment`, which they read
+    from ray.train import RunConfig, ScalingConfig  # after `environment`, which they read
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources: dict[str, float] = {"CPU": cores}
@@ -200,17 +201,3 @@ def _work(config: dict[str, Any]) -> None:
         said = " ".join(str(error).split()) if isinstance(error, ValueError) else one_line(error)
         ray.get(board.complain.remote(said))
         raise
-
-
-@contextlib.contextmanager
-def _environment() -> Any:
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

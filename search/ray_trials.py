@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from ray import tune
 from torch import Tensor
 
-from search.ray_common import RETRIES, import_name, imported, pack, start_ray, unpack
+from search.ray_common import RETRIES, environment, import_name, imported, pack, start_ray, unpack
 from search.runner import one_line
 
 Work = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -64,7 +63,7 @@ def run_trials(
     name = make_work if isinstance(make_work, str) else import_name(make_work)
     packed = {key: pack(tensor) for key, tensor in shared.items()}
     owner = not ray.is_initialized()
-    with _environment(_SWITCHES), tempfile.TemporaryDirectory(prefix="chimera-") as place:
+    with environment(_SWITCHES), tempfile.TemporaryDirectory(prefix="chimera-") as place:
         if owner:
             start_ray(name, packed, workers, None)
         try:
@@ -192,20 +191,6 @@ class _Collector(tune.Callback):
             raise self._error
         if len(self._places) < count:
             raise RuntimeError(f"Ray Tune ended after {len(self._places)} of {count} trials")
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager
