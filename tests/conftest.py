@@ -6,6 +6,7 @@ import contextlib
 import copy
 import csv
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ import yaml
 
 import run_search
 from space import genes
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is imported
 
 # 6,480 networks of 0.2M to 3.8M MACs; three operators of different kinds in one place.
 TINY: dict[str, Any] = {
