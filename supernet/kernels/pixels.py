@@ -114,9 +114,12 @@ VARIANTS = [
     Variant(
         _pixels_kernel,
         {
-            **{"images": "*u8", "rows": "*i64", "down": "*i64", "right": "*i64"},
-            **{"mirrored": "*i1", "mean": "*fp32", "std": "*fp32", "out": "*bf16"},
-            **{"height": "i32", "width": "i32"},
+            **dict.fromkeys(("rows", "down", "right"), "*i64"),
+            **dict.fromkeys(("mean", "std"), "*fp32"),
+            **dict.fromkeys(("height", "width"), "i32"),
+            "images": "*u8",
+            "mirrored": "*i1",
+            "out": "*bf16",
         },
         {"CHANNELS": 3, "BLOCK": BLOCK},
         label="bfloat16",

@@ -1,4 +1,4 @@
-"""The kernel that prepares images, against its definition and against the functions of a training."""
+"""The kernel that prepares images, against its definition and the functions of a training."""
 
 import numpy as np
 import pytest
