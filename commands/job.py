@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from commands.options import load_plugins
 from evaluator.data import ImageData, Split, load_data
+from evaluator.interfaces import GroupEvaluator
+from evaluator.population import PopulationScorer
 from evaluator.scoring import SupernetEvaluator
 from evaluator.zero_cost import score_names
 from search.controllers import CONTROLLERS
 from search.interfaces import Runner
 from search.proposals import Proposals
-from search.runner import LocalRunner
+from search.racing import RacingRunner, looks
 from search.settings import Settings
 from search.warm_start import Start, warm_start
 from space.budget import Budget
@@ -117,6 +120,10 @@ class Job:
             split_at=self.training.split_at,
         )
 
+    def looks(self, images: int) -> tuple[int, ...]:
+        """After how many validation images candidates may drop out of a race."""
+        return looks(images) if self.settings.race else (images,)
+
     def check_training(self) -> None:
         """ValueError where the supernet cannot be trained as the settings say."""
         space = self.proxy_space(self.space.classes)
@@ -205,19 +212,49 @@ def make_scorer(
     std: tuple[float, ...],
     space: Space | None = None,
 ) -> SupernetEvaluator:
-    """Scores networks of `space` by the proxies that stand for them in the supernet's space."""
-    own = supernet.space
-
-    def proxy(genome: Genome) -> Genome:
-        return genome if space is None else own.decode(space.encode(genome))
-
+    """Scores networks of `space`, one by one, by the proxies that stand for them in the supernet's
+    space."""
     return SupernetEvaluator(
         supernet,
         images.to(supernet.device),
         labels.to(supernet.device),
         calibration=training_images[:CALIBRATION_IMAGES].to(supernet.device),
         normalise=lambda pixels: normalise(pixels, mean, std),
-        proxy=proxy,
+        proxy=proxy_in(supernet, space),
+    )
+
+
+def proxy_in(supernet: Supernet, space: Space | None) -> Callable[[Genome], Genome]:
+    """From a network of `space` to the one of the supernet's space that stands for it."""
+    own = supernet.space
+    if space is None:
+        return lambda genome: genome
+    return lambda genome: own.decode(space.encode(genome))
+
+
+def make_group_scorer(
+    job: Job,
+    supernet: Supernet,
+    images: Tensor,
+    labels: Tensor,
+    training_images: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> PopulationScorer:
+    """Measures groups of networks of the job's space. The images come in an order of their own, so
+    that the first of them stand for all."""
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
+    device, settings = supernet.device, job.settings
+    return PopulationScorer(
+        supernet,
+        images[order].to(device),
+        labels[order].to(device),
+        calibration=training_images[:CALIBRATION_IMAGES].to(device),
+        normalise=lambda pixels: normalise(pixels, mean, std),
+        proxy=proxy_in(supernet, job.space),
+        chunk=settings.chunk,
+        looks=job.looks(len(images)),
+        memory=settings.prefix_memory * 2**20,
     )
 
 
@@ -251,27 +288,47 @@ def make_evaluator(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     tensors: Mapping[str, Tensor],
-) -> SupernetEvaluator:
+) -> PopulationScorer:
     """The evaluator of a worker process, from plain settings and shared tensors."""
     job = Job(Settings.from_plain(plain))
     supernet = job.supernet(classes)
     prefix = "weight:"
     supernet.load({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     images, labels, calibration = (tensors[k] for k in ("images", "labels", "calibration"))
-    return make_scorer(supernet, images, labels, calibration, mean, std, job.space)
+    return make_group_scorer(job, supernet, images, labels, calibration, mean, std)
 
 
-def make_runner(job: Job, trainer: Trainer, data: ImageData) -> Runner:
-    """In this process, or on Ray's workers."""
+def make_runner(
+    job: Job,
+    trainer: Trainer,
+    data: ImageData,
+    front: Callable[[], Sequence[Genome]] | None = None,
+) -> Runner:
+    """In this process, or on Ray's workers. `front` are the networks that candidates race; without
+    it, all are scored on all images."""
     settings, split = job.settings, data.validation
+    seen = data.train.sample(CALIBRATION_IMAGES)
+
+    def racing(evaluator: GroupEvaluator, **more: Any) -> RacingRunner:
+        return RacingRunner(
+            evaluator,
+            (len(split),) if front is None else job.looks(len(split)),
+            use=lambda genome: float(job.proposals.use(job.space.encode(genome)[None])[0]),
+            front=front or list,
+            error=settings.race_error,
+            **more,
+        )
+
     if settings.workers == 1 and settings.ray_address is None:
-        return LocalRunner(scorer_of(trainer.supernet, split, data, job.space))
+        scorer = make_group_scorer(
+            job, trainer.supernet, split.images, split.labels, seen, data.mean, data.std
+        )
+        return racing(scorer)
     from search.ray_runner import RayRunner  # Ray is wanted by nobody else
 
     shared = {f"weight:{name}": w.detach().cpu() for name, w in trainer.supernet.weights.items()}
-    shared |= {"images": split.images, "labels": split.labels}
-    shared["calibration"] = data.train.sample(CALIBRATION_IMAGES)
-    return RayRunner(
+    shared |= {"images": split.images, "labels": split.labels, "calibration": seen}
+    workers = RayRunner(
         "commands.job:make_evaluator",
         {
             "plain": settings.to_plain(),
@@ -284,3 +341,4 @@ def make_runner(job: Job, trainer: Trainer, data: ImageData) -> Runner:
         threads=settings.threads,
         address=settings.ray_address,
     )
+    return racing(workers, close=workers.close)

@@ -73,6 +73,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--evaluations", type=int, help="candidates to score")
     how.add_argument("--batch", type=int, help="candidates asked for at a time")
+    how.add_argument(
+        "--race",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let candidates drop out that cannot come onto the front any more (default: yes)",
+    )
+    how.add_argument("--race-error", type=float, help="chance of a wrong verdict on a pair")
     how.add_argument("--seed", type=int)
     how.add_argument("--proxy-width", type=float, help="width of the proxy, 0 to 1")
     how.add_argument("--proxy-resolution", type=int, help="input side of the proxy, pixels")
@@ -80,6 +87,10 @@ def make_parser() -> argparse.ArgumentParser:
     where = parser.add_argument_group("where to run")
     where.add_argument("--device", help="cpu, cuda or cuda:N (default: what is there)")
     where.add_argument("--threads", type=int, help="CPU threads of one pass")
+    where.add_argument("--chunk", type=int, help="images in memory at a time when scoring")
+    where.add_argument(
+        "--prefix-memory", type=int, help="MiB of activations kept for the next candidates"
+    )
     where.add_argument("--workers", type=int, help="processes that score, on Ray if more than one")
     where.add_argument(
         "--train-workers", type=int, help="processes that train together, by Ray if more than one"

@@ -19,6 +19,7 @@ from commands.train import measure, train
 from evaluator.data import ImageData, load_data
 from results.console import Console
 from results.history import FROM_PRESET
+from results.pareto import front as pareto_front
 from results.run_folder import (
     RunFolder,
     best_at_budget,
@@ -29,6 +30,7 @@ from search.controllers import make_controller
 from search.loop import search
 from search.proposals import BAND
 from search.settings import Settings
+from space.genome import Genome
 from supernet.checkpoints import KEPT
 from supernet.distributed import Elsewhere, launched_group, launched_rank
 from supernet.network import Supernet
@@ -170,7 +172,7 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
         if settings.zero_cost and not known:  # later they are part of the controller's state
             first += [row.tolist() for row in promising(job, data, settings.batch, console)]
         controller = make_controller(settings.controller, job.proposals, settings.seed, first=first)
-        runner = make_runner(job, trainer, data)
+        runner = make_runner(job, trainer, data, lambda: front_so_far(job, store))
         try:
             with console.progress("scoring candidates", settings.evaluations, known) as meter:
                 search(
@@ -191,6 +193,14 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
             raise ValueError(str(error)) from error
         finally:
             runner.close()
+
+
+def front_so_far(job: Job, store: Store) -> list[Genome]:
+    """The networks that no other beats on score and cost, by what is written down."""
+    rows = [row for row in store.rows() if row.score is not None]
+    costs = [float(getattr(row, job.budget.target)) for row in rows]
+    points = [(-row.score, cost) for row, cost in zip(rows, costs, strict=True)]  # type: ignore[operator]
+    return [Genome.from_json(rows[i].genome) for i in pareto_front(points)]
 
 
 def best_so_far(job: Job, store: Store) -> str:

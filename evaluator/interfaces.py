@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from space.cost import Cost
 from space.genome import Genome
@@ -28,6 +30,42 @@ class Evaluator(Protocol):
     def evaluate(self, genome: Genome) -> Score:
         """Raises any exception where the network cannot be scored; the search records it."""
         ...
+
+
+class ImageOutcomes(Protocol):
+    """What a network made of images, one by one (`evaluator.scoring.Outcomes`)."""
+
+    def extend(self, later: Any) -> None:
+        """Adds those of images that come behind these."""
+        ...
+
+    def probabilities(self) -> Tensor:
+        """Of the true class, (N,); their mean is the score."""
+        ...
+
+    def finite(self) -> bool:
+        """Whether the network's outputs are numbers."""
+        ...
+
+    def score(self) -> Score:
+        """Over these images. RuntimeError where outputs are not numbers."""
+        ...
+
+
+Measured = ImageOutcomes | Exception  # of one network: what it made of images, or what went wrong
+
+
+class GroupEvaluator(Protocol):
+    """Measures several networks on the same images. What is found of a network must not depend on
+    the others, nor on what was measured before."""
+
+    def measure(self, genomes: Sequence[Genome], first: int, last: int) -> Sequence[Measured]:
+        """One for each genome, on the images from `first` up to but without `last`."""
+        ...
+
+
+class Failed(Exception):
+    """Why a network could not be measured, where only the words of it came through."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,25 +30,49 @@ class Weights(Protocol):
 
 
 class Outcomes:
-    """What a network made of images, summed up batch by batch."""
+    """What a network made of images, one by one and in their order."""
 
     def __init__(self) -> None:
-        self._probability, self._loss, self._right, self._count = 0.0, 0.0, 0, 0
+        self._log_probabilities: list[Tensor] = []
+        self._right: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Logits (N, K) of images with `labels` (N,)."""
+        """Logits (N, K) of further images with `labels` (N,). Nothing waits for a GPU here."""
         log_p = logits.double().log_softmax(1).gather(1, labels[:, None])[:, 0]
-        self._probability += float(log_p.exp().sum())
-        self._loss -= float(log_p.sum())
-        self._right += int((logits.argmax(1) == labels).sum())
-        self._count += len(labels)
+        self._log_probabilities.append(log_p)
+        self._right.append(logits.argmax(1) == labels)
+
+    def extend(self, later: Outcomes) -> None:
+        """Adds those of images that come behind these."""
+        self._log_probabilities += later._log_probabilities
+        self._right += later._right
+
+    def __len__(self) -> int:
+        return sum(map(len, self._right))
+
+    def log_probabilities(self) -> Tensor:
+        """Of the true class, (N,) float64 on the CPU."""
+        return torch.cat(self._log_probabilities).cpu()
+
+    def probabilities(self) -> Tensor:
+        """Of the true class, (N,) float64 on the CPU; their mean is the score."""
+        return self.log_probabilities().exp()
+
+    def right(self) -> Tensor:
+        """Whether the largest logit is the true class's, (N,) on the CPU."""
+        return torch.cat(self._right).cpu()
+
+    def finite(self) -> bool:
+        """Whether the network's outputs are numbers."""
+        return not bool(self.log_probabilities().isnan().any())
 
     def score(self) -> Score:
         """Raises RuntimeError where the logits were not finite."""
-        if self._loss != self._loss:
+        if not self.finite():
             raise RuntimeError("the network's outputs are not numbers (NaN)")
-        details = {"top1": self._right / self._count, "loss": self._loss / self._count}
-        return Score(self._probability / self._count, details)
+        top1 = float(self.right().double().mean())
+        loss = -float(self.log_probabilities().mean())
+        return Score(float(self.probabilities().mean()), {"top1": top1, "loss": loss})
 
 
 class SupernetEvaluator:

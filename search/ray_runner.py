@@ -6,6 +6,7 @@ its candidate again; this file only hands out candidates one by one, and knows n
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,17 +17,19 @@ import torch
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from torch import Tensor
 
-from evaluator.interfaces import Evaluator
+from evaluator.interfaces import Evaluator, Failed, GroupEvaluator, Measured
 from search.interfaces import Outcome
 from search.ray_common import RETRIES, import_name, imported, pack, reason_of, start_ray, unpack
 from search.runner import one_line, timed
 from space.genome import Genome
 
 START_SECONDS = 600.0  # for the first worker to have its evaluator
+GROUPS = 2  # of networks for each worker, so that a quick one can take more
 
 
 class RayRunner:
-    """`workers` processes, each with an evaluator of its own.
+    """`workers` processes, each with an evaluator of its own: `run` scores networks one by one,
+    `measure` has groups of them measured, if that is what the evaluator does.
 
     `make_evaluator` is a function at the top of a module, or its name, `"module:function"`. Each
     worker imports it and calls `make_evaluator(**settings, tensors=tensors)`; nothing but names,
@@ -43,7 +46,7 @@ class RayRunner:
 
     def __init__(
         self,
-        make_evaluator: Callable[..., Evaluator] | str,
+        make_evaluator: Callable[..., Evaluator | GroupEvaluator] | str,
         settings: Mapping[str, Any],
         shared: Mapping[str, Tensor | np.ndarray],
         *,
@@ -99,17 +102,44 @@ class RayRunner:
     def run(self, genomes: Sequence[Genome]) -> list[Outcome]:
         """Hands out the candidates one by one to whoever is free. A worker that dies over the
         same candidate each time gives that candidate an error."""
-        outcomes: dict[int, Outcome] = {}
-        waiting = deque(range(len(genomes)))
-        busy: dict[Any, tuple[Any, int]] = {}
+        plain = [genome.to_json() for genome in genomes]
+        found = self._hand_out(
+            [[i] for i in range(len(genomes))],
+            lambda actor, task: actor.evaluate.remote(plain[task[0]], self._tensors),
+        )
+        return [
+            Outcome(None, 0.0, str(found[i])) if isinstance(found[i], Failed) else found[i]
+            for i in range(len(genomes))
+        ]
+
+    def measure(self, genomes: Sequence[Genome], first: int, last: int) -> list[Measured]:
+        """Hands out groups of networks that begin alike. A group over which workers die each time
+        is handed out again one by one."""
+        plain = [genome.to_json() for genome in genomes]
+        # As text they sort by how networks begin: resolution, stem, stages.
+        order = sorted(range(len(genomes)), key=lambda i: json.dumps(plain[i]))
+        count = max(1, min(len(order), GROUPS * len(self._actors)))
+        found = self._hand_out(
+            [group.tolist() for group in np.array_split(np.array(order, int), count) if len(group)],
+            lambda actor, task: actor.measure.remote(
+                [plain[i] for i in task], first, last, self._tensors
+            ),
+        )
+        return [found[i] for i in range(len(genomes))]
+
+    def _hand_out(
+        self, tasks: Sequence[list[int]], call: Callable[[Any, list[int]], Any]
+    ) -> dict[int, Any]:
+        """What came of each network of the `tasks`, groups of numbers of networks; `Failed` where
+        workers died over it. `call` begins a task with an actor."""
+        found: dict[int, Any] = {}
+        waiting = deque(tasks)
+        busy: dict[Any, tuple[Any, list[int]]] = {}
         try:
-            while len(outcomes) < len(genomes):
+            while waiting or busy:
                 while waiting and self._free:
-                    actor, i = self._free.pop(), waiting.popleft()
-                    genome = genomes[
-                        i
-                    ].to_json()  # names, which a worker looks up once it knows all parts
-                    busy[actor.evaluate.remote(genome, self._tensors)] = actor, i
+                    actor, task = self._free.pop(), waiting.popleft()
+                    busy[call(actor, task)] = actor, task
                 if not busy and not self._starting:
                     raise RuntimeError("all workers are gone")
                 done, _ = ray.wait([*busy, *self._starting])
@@ -117,17 +147,21 @@ class RayRunner:
                 for reference in done:
                     if reference not in busy:
                         continue
-                    actor, i = busy.pop(reference)
-                    outcome, alive = _outcome(reference)
+                    actor, task = busy.pop(reference)
+                    result, alive = _result_of(reference)
                     if alive:
                         self._free.append(actor)
-                    if outcome is None:
-                        waiting.appendleft(i)
+                    if result is None:
+                        waiting.appendleft(task)
+                    elif isinstance(result, Failed) and len(task) > 1:
+                        waiting.extendleft([i] for i in task)
+                    elif isinstance(result, Failed):
+                        found[task[0]] = result
                     else:
-                        outcomes[i] = outcome
+                        found.update(zip(task, result, strict=True))
         finally:  # after an interrupt a busy worker finishes first what it was at
             self._free += [actor for actor, _ in busy.values()]
-        return [outcomes[i] for i in range(len(genomes))]
+        return found
 
     def close(self) -> None:
         """Ends the workers, and Ray where this runner started it."""
@@ -147,7 +181,7 @@ class _Worker:
     def __init__(self, name: str, settings: dict[str, Any], threads: int):
         torch.set_num_threads(threads)
         self._name, self._settings = name, settings
-        self._evaluator: Evaluator | None = None
+        self._evaluator: Any = None
 
     def ready(self, tensors: list[Any]) -> str | None:
         """Makes the evaluator; what went wrong, if something did."""
@@ -157,11 +191,18 @@ class _Worker:
             return one_line(error)
         return None
 
-    def evaluate(self, genome: dict[str, Any], tensors: list[Any]) -> Outcome:
-        evaluator = self._made(tensors)
-        return timed(evaluator, Genome.from_json(genome))
+    def evaluate(self, genome: dict[str, Any], tensors: list[Any]) -> list[Outcome]:
+        return [timed(self._made(tensors), Genome.from_json(genome))]
 
-    def _made(self, tensors: list[Any]) -> Evaluator:
+    def measure(
+        self, genomes: list[dict[str, Any]], first: int, last: int, tensors: list[Any]
+    ) -> list[Measured]:
+        evaluator = self._made(tensors)
+        found = evaluator.measure([Genome.from_json(genome) for genome in genomes], first, last)
+        # Not every exception survives being sent.
+        return [Failed(one_line(one)) if isinstance(one, Exception) else one for one in found]
+
+    def _made(self, tensors: list[Any]) -> Any:
         if self._evaluator is None:
             packed = ray.get(tensors[0])
             unpacked = {key: unpack(*parts) for key, parts in packed.items()}
@@ -169,9 +210,9 @@ class _Worker:
         return self._evaluator
 
 
-def _outcome(reference: Any) -> tuple[Outcome | None, bool]:
-    """What became of a candidate, None where it must be tried elsewhere; and whether its worker
-    can still work."""
+def _result_of(reference: Any) -> tuple[Any, bool]:
+    """What became of a task, None where it must be tried elsewhere; and whether its worker can
+    still work."""
     try:
         return ray.get(reference), True
     except RayTaskError as error:  # what an evaluation raises is an outcome, so it is not that
@@ -180,4 +221,4 @@ def _outcome(reference: Any) -> tuple[Outcome | None, bool]:
         return None, False
     except RayActorError:
         text = f"the worker died {RETRIES + 1} times while it scored this network"
-        return Outcome(None, 0.0, text), True
+        return Failed(text), True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from evaluator.interfaces import Evaluator
+from evaluator.interfaces import Evaluator, Failed
 from search.interfaces import Outcome
 from space.genome import Genome
 
@@ -22,6 +22,8 @@ def timed(evaluator: Evaluator, genome: Genome) -> Outcome:
 
 def one_line(error: Exception) -> str:
     """The kind of the error and what it says."""
+    if isinstance(error, Failed):
+        return str(error)
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 FORMAT = 1
 
 # What a resumed run may change: where and how fast it runs, never what it finds.
-FREE_ON_RESUME = frozenset({"workers", "ray_address"})
+FREE_ON_RESUME = frozenset({"workers", "ray_address", "prefix_memory"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +28,16 @@ class Settings:
     warm_start: bool = False  # published networks are the first candidates
     evaluations: int = 320
     batch: int = 16  # candidates asked for at a time, whatever the number of workers
+    race: bool = True  # candidates that cannot come onto the front any more drop out
+    race_error: float = 0.01  # chance that a pair of candidates is judged wrongly
     proxy_width: float = 0.125
     proxy_resolution: int = 32
     training: Mapping[str, Any] = field(default_factory=dict)  # `supernet.recipe`
     seed: int = 0
     device: str = "cpu"
     threads: int = 1  # of each pass on a CPU; forward and backward passes overlap
+    chunk: int = 512  # images that a scorer has in memory at a time
+    prefix_memory: int = 512  # MiB of activations that a scorer keeps for the next candidates
     workers: int = 1
     train_workers: int = 1  # processes that train the supernet together, by Ray Train
     ray_address: str | None = None
@@ -53,6 +57,10 @@ class Settings:
             raise ValueError(f"flops_per_mac is {self.flops_per_mac!r}, but must be 1 or 2")
         if not 0 < self.proxy_width <= 1:
             raise ValueError(f"proxy_width is {self.proxy_width!r}, but must be above 0, at most 1")
+        if not 0 < self.race_error < 1:
+            raise ValueError(f"race_error is {self.race_error!r}, but must be above 0 and below 1")
+        if self.prefix_memory < 0:
+            raise ValueError(f"prefix_memory is {self.prefix_memory!r}, but must be at least 0")
         for path in self.plugins:
             if not isinstance(path, str):
                 raise ValueError(f"plugins holds {path!r}, but must hold paths of files")
@@ -97,6 +105,7 @@ _AT_LEAST_ONE = (
     "evaluations",
     "batch",
     "proxy_resolution",
+    "chunk",
     "threads",
     "workers",
     "train_workers",
@@ -113,6 +122,7 @@ _SPECIAL: dict[str, tuple[type, ...]] = {
     "plugins": (list, tuple),
     "zero_cost": (list, tuple),
     "proxy_width": (float, int),
+    "race_error": (float, int),
 }
 _TYPES: dict[str, tuple[type, ...]] = {
     setting.name: _SPECIAL.get(
