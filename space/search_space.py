@@ -314,6 +314,23 @@ class Space:
         mutants[rows, chosen] = (codes[rows, chosen] + steps) % self.cardinalities[chosen]
         return self.canonical(mutants)
 
+    def neighbours(self, row: Sequence[int] | Codes) -> Codes:
+        """All rows that differ from `row` in one active variable, those that this brings to life
+        at their first choice; each once."""
+        row = np.asarray(row)
+        active = self.active(row[None])[0]
+        changed = [
+            np.where(np.arange(len(row)) == v, code, np.where(active, row, 0))
+            for v in np.flatnonzero(active)
+            for code in range(self.cardinalities[v])
+            if code != row[v]
+        ]
+        if not changed:
+            return np.empty((0, len(row)), np.int64)
+        rows = self.canonical(np.stack(changed))
+        _, first = np.unique(rows, axis=0, return_index=True)
+        return rows[np.sort(first)]
+
     def cross_codes(self, mothers: Codes, fathers: Codes, rng: Generator) -> Codes:
         """Uniform crossover: each variable from either parent, from the one where it is active
         if it is so in one only, and uniform where the child needs what neither parent had."""

@@ -89,13 +89,14 @@ class Supernet:
             for path, slot, sites in positions(space):
                 self._add(path, slot, sites)
 
-    def _name(self, path: str, part: Part, parameter: str) -> str:
-        """Where a parameter of `part` at `path` is kept, within a branch."""
-        if self._pooled:
-            for submodule, pool in part.pools.items():
-                if parameter.startswith(submodule + "."):
-                    return f"{path}.{pool}.{parameter}"
-        return f"{path}.{self._slots[path].option_of(part)}.{parameter}"
+    def _names(self, path: str, part: Part, parameters: Iterable[str]) -> dict[str, str]:
+        """Where the parameters of `part` at `path` are kept, within a branch."""
+        pools = part.pools if self._pooled else {}
+        option = self._slots[path].option_of(part)
+        return {
+            parameter: f"{path}.{_pool_of(parameter, pools) or option}.{parameter}"
+            for parameter in parameters
+        }
 
     # ---- branches
 
@@ -146,8 +147,10 @@ class Supernet:
         largest: dict[str, Axes] = {}
         donors: dict[str, tuple[Part, Site, str]] = {}
         for part, site in _variants(slot, sites):
-            for name, axes in _skeleton(part, site).axes.items():
-                full = self._name(path, part, name)
+            skeleton = _skeleton(part, site)
+            names = self._names(path, part, skeleton.axes)
+            for name, axes in skeleton.axes.items():
+                full = names[name]
                 known = largest.get(full)
                 largest[full] = axes if known is None else _union(known, axes)
                 if largest[full] != known:
@@ -170,16 +173,17 @@ class Supernet:
         prepared = self._prepared.get(key)
         if prepared is None:
             skeleton = _skeleton(placed.part, placed.site)
-            cuts = {}
-            for name, axes in skeleton.axes.items():
-                try:
-                    full = self._name(placed.path, placed.part, name)
-                    cuts[name] = (full, Cut.between(axes, self._axes[full]))
-                except (KeyError, ValueError) as error:
-                    raise ValueError(
-                        f"{placed.part} at {placed.path} lies outside the supernet of "
-                        f"{self.space.name!r}: {error}"
-                    ) from None
+            try:
+                names = self._names(placed.path, placed.part, skeleton.axes)
+                cuts = {
+                    name: (names[name], Cut.between(axes, self._axes[names[name]]))
+                    for name, axes in skeleton.axes.items()
+                }
+            except (KeyError, ValueError) as error:
+                raise ValueError(
+                    f"{placed.part} at {placed.path} lies outside the supernet of "
+                    f"{self.space.name!r}: {error}"
+                ) from None
             prepared = _Prepared(skeleton.module, cuts, skeleton.has_buffers)
             self._prepared[key] = prepared
         return prepared
@@ -318,6 +322,13 @@ class Supernet:
                         f"{tuple(weight.shape)}"
                     )
                 weight.copy_(weights[name])
+
+
+def _pool_of(parameter: str, pools: Mapping[str, str]) -> str | None:
+    """The pool that a parameter belongs to, if it does to one."""
+    return next(
+        (pool for inside, pool in pools.items() if parameter.startswith(f"{inside}.")), None
+    )
 
 
 def _branch(options: Iterable[str]) -> str:

@@ -17,11 +17,12 @@ import pytest
 import torch
 import yaml
 
+# Before Triton is imported by anybody, which it is with PyTorch's counter of FLOPs.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import run_search
 from space import genes
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before a kernel is imported
 
 # 6,480 networks of 0.2M to 3.8M MACs; three operators of different kinds in one place.
 TINY: dict[str, Any] = {

@@ -50,7 +50,7 @@ def accelerate(module: nn.Module) -> nn.Module:
 def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors as autocast, where it is on, would hand them to a convolution."""
     kind = next(tensor.device.type for tensor in tensors if tensor is not None)
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return list(tensors)
     dtype = torch.get_autocast_dtype(kind)
     return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
