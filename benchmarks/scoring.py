@@ -49,6 +49,7 @@ from space.search_space import Codes, Space
 from supernet.augmentation import normalise
 from supernet.batches import Batches, ResidentImages
 from supernet.checkpoints import Checkpoints
+from supernet.frozen import FrozenParts
 from supernet.network import Supernet
 from supernet.recipe import TrainingSettings
 from supernet.training import Trainer
@@ -164,7 +165,7 @@ class Bench:
 
     def scorer(self, *, memory: int = 0, images: int | None = None) -> PopulationScorer:
         return PopulationScorer(
-            self.supernet,
+            FrozenParts(self.supernet),
             self.images[:images],
             self.labels[:images],
             calibration=self.calibration,

@@ -33,6 +33,7 @@ from space.search_space import Space
 from supernet.augmentation import normalise
 from supernet.batches import Batches, Images, Moved, ResidentImages
 from supernet.distributed import launched_here, launched_ranks, own_device
+from supernet.frozen import FrozenParts
 from supernet.network import Supernet, places
 from supernet.recipe import TrainingSettings
 from supernet.training import Alone, Group, Trainer, check_curriculum
@@ -241,12 +242,13 @@ def make_group_scorer(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> PopulationScorer:
-    """Measures groups of networks of the job's space. The images come in an order of their own, so
+    """Measures groups of networks of the job's space with the weights that the supernet has now.
+    The images come in an order of their own, so
     that the first of them stand for all."""
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
     device, settings = supernet.device, job.settings
     return PopulationScorer(
-        supernet,
+        FrozenParts(supernet),
         images[order].to(device),
         labels[order].to(device),
         calibration=training_images[:CALIBRATION_IMAGES].to(device),

@@ -23,7 +23,7 @@ class PrefixCache:
         self.limit, self.used = limit, 0
         self.hits = 0
         self._floor = 0.0
-        self._kept: dict[Hashable, tuple[Tensor, float, float]] = {}  # worth a byte, rank
+        self._kept: dict[Hashable, tuple[Tensor, float, int]] = {}  # worth a byte, last entry
         self._order: list[tuple[float, int, Hashable]] = []
         self._count = 0  # tells equal ranks apart: the older goes first
 
@@ -57,16 +57,16 @@ class PrefixCache:
 
     def _rank(self, key: Hashable, tensor: Tensor, worth: float) -> None:
         rank = self._floor + worth
-        self._kept[key] = tensor, worth, rank
         self._count += 1
+        self._kept[key] = tensor, worth, self._count
         heapq.heappush(self._order, (rank, self._count, key))
-        if len(self._order) > 64 + 4 * len(self._kept):  # mostly ranks of the past
+        if len(self._order) > 64 + 4 * len(self._kept):  # mostly of the past
             self._order = [entry for entry in self._order if self._current(entry)]
             heapq.heapify(self._order)
 
     def _current(self, entry: tuple[float, int, Hashable]) -> bool:
-        rank, _, key = entry
-        return key in self._kept and self._kept[key][2] == rank
+        _, count, key = entry
+        return key in self._kept and self._kept[key][2] == count
 
     def _let_go(self) -> None:
         while True:

@@ -148,7 +148,7 @@ def race(
         values = np.concatenate([rows, along[:, :look]])
         leads = ahead(values, total, z, offsets[everyone])
         left = places - int(safe.sum())  # places that are not taken yet
-        pushed = (leads & rivals[np.ix_(running, everyone)].T).sum(0)[: len(running)]
+        pushed = (leads[:, : len(running)] & rivals[np.ix_(running, everyone)].T).sum(0)
         if settle and look == total:  # ties at the last place go to those that come first
             order = np.lexsort((running, -(rows.mean(1) + offsets[running])))
             pushed = np.zeros(len(running), int)

@@ -130,7 +130,7 @@ class Supernet:
         branches = [_branch(chosen) for chosen in product(*self._branch_options())]
         became = {name: [branch + name for branch in branches] for name in self.weights}
         self.weights = {
-            name: _stored(weight.detach().clone()).requires_grad_()
+            name: stored(weight.detach().clone()).requires_grad_()
             for old, weight in self.weights.items()
             for name in became[old]
         }
@@ -163,7 +163,7 @@ class Supernet:
             shape = tuple(axis.size for axis in axes)
             self._axes[full] = axes
             weight = start.clone() if start.shape == shape else _like(start, shape)
-            self.weights[full] = _stored(weight.to(self.device)).requires_grad_()
+            self.weights[full] = stored(weight.to(self.device)).requires_grad_()
 
     # ---- running a candidate
 
@@ -460,7 +460,7 @@ def _union(one: Axes, other: Axes) -> Axes:
     return tuple(a.union(b) for a, b in zip(one, other, strict=True))
 
 
-def _stored(weight: Tensor) -> Tensor:
+def stored(weight: Tensor) -> Tensor:
     """Filters channels last, so that a convolution of a 1x1 map, whose own layout is ambiguous,
     takes the fast path (the slow one is 14 times slower: 480 channels, 7x7, oneDNN on a CPU)."""
     if weight.ndim != 4:
