@@ -22,6 +22,7 @@ from results.run_folder import (
     read_yaml,
 )
 from search.controllers import CONTROLLERS
+from search.evolution import MUTATIONS
 from search.settings import FREE_ON_RESUME, Settings
 from space.budget import EXAMPLES
 from space.files import check_doors, make_space, read_definition, shipped_spaces
@@ -58,6 +59,12 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--plugin", action="append", help="a Python file with parts of your own")
     how = parser.add_argument_group("how to search")
     how.add_argument("--controller", help=", ".join(CONTROLLERS))
+    how.add_argument(
+        "--mutation",
+        choices=MUTATIONS,
+        help="of the evolution: uniform changes any gene of a network alike, late rather those "
+        f"near its end, so that more of what was computed is kept (default: {MUTATIONS[0]})",
+    )
     how.add_argument(
         "--warm-start",
         action=argparse.BooleanOptionalAction,

@@ -171,7 +171,10 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
         first: list[Sequence[int]] = [start.row for start in starts]
         if settings.zero_cost and not known:  # later they are part of the controller's state
             first += [row.tolist() for row in promising(job, data, settings.batch, console)]
-        controller = make_controller(settings.controller, job.proposals, settings.seed, first=first)
+        own = {"mutation": settings.mutation} if settings.controller == "evolution" else {}
+        controller = make_controller(
+            settings.controller, job.proposals, settings.seed, first=first, **own
+        )
         runner = make_runner(job, trainer, data, lambda: front_so_far(job, store))
         try:
             with console.progress("scoring candidates", settings.evaluations, known) as meter:

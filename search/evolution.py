@@ -16,6 +16,9 @@ from search.reward import absolute_reward
 from space.genome import Genome
 from space.search_space import Codes
 
+MUTATIONS = ("uniform", "late")  # the default first
+PERIOD = 4  # with "late" mutation, every fourth ask for children is of "uniform" mutation
+
 
 @dataclass(frozen=True, slots=True)
 class _Member:
@@ -42,7 +45,11 @@ class RegularizedEvolution:
     - a child has two parents with probability `crossover`, its winners crossed, then mutated;
     - children go where the budget's plan wants them (`search.asking`), and a tournament is held
       for that place: by reward at the budget, and for a smaller slice by the reward that a budget
-      of that size would give.
+      of that size would give;
+    - with `mutation` "late", children begin as their mother does for longer, so that a scorer that
+      knows how she begins has less to compute: the changed variable is the later of two that are
+      drawn, and crossover has one point. So that early variables go on being explored, every
+      `PERIOD`-th ask for children is of "uniform" mutation.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class RegularizedEvolution:
         population: int = 64,
         tournament: int = 16,
         crossover: float = 0.25,
+        mutation: str = "uniform",
         at_budget: float = 0.5,
         first: Sequence[Sequence[int]] = (),
     ):
@@ -61,12 +69,14 @@ class RegularizedEvolution:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
         if not 0 <= crossover <= 1:
             raise ValueError(f"crossover is {crossover}, but must be from 0 to 1")
+        check_mutation(mutation)
         self._proposals = proposals
         self._rng = np.random.default_rng(seed)
         self._asking = Asking(proposals, at_budget, first)
         self._population, self._tournament = population, tournament
-        self._crossover = crossover
+        self._crossover, self._mutation = crossover, mutation
         self._asked = 0
+        self._child_asks = 0  # asks for children so far, by which the period goes
         self._members: list[_Member] = []  # oldest first
 
     def ask(self, count: int) -> list[Genome]:
@@ -74,6 +84,7 @@ class RegularizedEvolution:
         first = min(count, max(0, self._population - self._asked))
         genomes = self._asking.ask(self._rng, first, self._fresh) if first else []
         if first < count:
+            self._child_asks += 1
             genomes += self._asking.ask(self._rng, count - first, self._children)
         self._asked += count
         return genomes
@@ -88,10 +99,11 @@ class RegularizedEvolution:
         mothers, fathers = (
             np.array([self._winner(top).row for top in high], np.int64) for _ in range(2)
         )
+        late = self._mutation == "late" and self._child_asks % PERIOD != 0
         crossed = self._rng.random(len(ranges)) < self._crossover
-        children = self._proposals.space.cross_codes(mothers, fathers, self._rng)
+        children = self._proposals.space.cross_codes(mothers, fathers, self._rng, one_point=late)
         rows = np.where(crossed[:, None], children, mothers)
-        return self._proposals.mutate(rows, self._rng, low, high)
+        return self._proposals.mutate(rows, self._rng, low, high, late=late)
 
     def _winner(self, high: float) -> _Member:
         return tournament(self._members, self._tournament, high, self._rng)
@@ -112,18 +124,28 @@ class RegularizedEvolution:
         del self._members[: -self._population]
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        state = {
             "rng": self._rng.bit_generator.state,
             "asking": self._asking.state_dict(),
             "asked": self._asked,
             "members": [[list(m.row), m.use, m.score, m.reward] for m in self._members],
         }
+        if self._mutation == "late":  # else it decides nothing
+            state["child_asks"] = self._child_asks
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rng.bit_generator.state = state["rng"]
         self._asking.load_state_dict(state["asking"])
         self._asked = state["asked"]
+        self._child_asks = state.get("child_asks", 0)
         self._members = [_Member(tuple(row), *numbers) for row, *numbers in state["members"]]
+
+
+def check_mutation(mutation: str) -> None:
+    """ValueError, with what is allowed, where `mutation` is not one of `MUTATIONS`."""
+    if mutation not in MUTATIONS:
+        raise ValueError(f"mutation is {mutation!r}, but must be one of {', '.join(MUTATIONS)}")
 
 
 def tournament(members: Sequence[_Member], size: int, high: float, rng: Generator) -> _Member:

@@ -182,13 +182,22 @@ class Proposals:
         rows = pool[rng.integers(0, len(pool), count)]
         return self._mix(rows, rng, low, high, _MIXING_STEPS)
 
-    def mutate(self, rows: Codes, rng: Generator, low: Share = 0.0, high: Share = 1.0) -> Codes:
+    def mutate(
+        self,
+        rows: Codes,
+        rng: Generator,
+        low: Share = 0.0,
+        high: Share = 1.0,
+        *,
+        late: bool = False,
+    ) -> Codes:
         """A mutant of each row that fits: one variable changed, or, where no such mutant was
-        found, as many as it takes to come into the range; at worst a fresh row."""
+        found, as many as it takes to come into the range; at worst a fresh row. With `late`, later
+        variables are changed more often, see `Space.mutate_codes`."""
         if not self.space.variables:
             return rows.copy()  # a single network
-        mutants = self.space.mutate_codes(np.repeat(rows, _TRIES, axis=0), rng)
-        return self._pick(mutants, len(rows), rng, low, high)
+        mutants = self.space.mutate_codes(np.repeat(rows, _TRIES, axis=0), rng, late=late)
+        return self._pick(mutants, len(rows), rng, low, high, late=late)
 
     def cross(
         self,
@@ -197,11 +206,14 @@ class Proposals:
         rng: Generator,
         low: Share = 0.0,
         high: Share = 1.0,
+        *,
+        late: bool = False,
     ) -> Codes:
-        """A child of each pair that fits, found as by `mutate`."""
+        """A child of each pair that fits, found as by `mutate`; with `late` by one-point
+        crossover, see `Space.cross_codes`."""
         many = [np.repeat(parents, _TRIES, axis=0) for parents in (mothers, fathers)]
-        children = self.space.cross_codes(many[0], many[1], rng)
-        return self._pick(children, len(mothers), rng, low, high)
+        children = self.space.cross_codes(many[0], many[1], rng, one_point=late)
+        return self._pick(children, len(mothers), rng, low, high, late=late)
 
     def repair(self, rows: Codes, rng: Generator, low: Share = 0.0, high: Share = 1.0) -> Codes:
         """Each row as it is where it fits, else changed as little as chance finds until it does;
@@ -219,7 +231,16 @@ class Proposals:
             taken.append(next(int(i) for i in order[kind] if i not in taken))
         return rows[taken]
 
-    def _pick(self, codes: Codes, count: int, rng: Generator, low: Share, high: Share) -> Codes:
+    def _pick(
+        self,
+        codes: Codes,
+        count: int,
+        rng: Generator,
+        low: Share,
+        high: Share,
+        *,
+        late: bool = False,
+    ) -> Codes:
         """For each of `count` groups of `codes` its first row that fits, or else its nearest one
         after a walk, or else a fresh row."""
         if count == 0:
@@ -232,7 +253,7 @@ class Proposals:
         far = np.flatnonzero(away)
         if len(far):
             rows[far] = self._walk(
-                rows[far], rng, low[far], high[far], _REPAIR_STEPS, tries=_REPAIR_TRIES
+                rows[far], rng, low[far], high[far], _REPAIR_STEPS, tries=_REPAIR_TRIES, late=late
             )
             away = self.distance(rows, low, high)
         for i in np.flatnonzero(away):
@@ -249,6 +270,7 @@ class Proposals:
         *,
         tries: int = 1,
         enough: int | None = None,
+        late: bool = False,
     ) -> Codes:
         """The rows after up to `steps` changes towards the range, each the best of `tries` random
         ones; a row that fits stays, and `enough` of them end the walk.
@@ -265,7 +287,8 @@ class Proposals:
             moving = np.flatnonzero(away)
             if not len(moving) or (enough and len(rows) - len(moving) >= enough):
                 break
-            mutants = self.space.mutate_codes(np.repeat(rows[moving], tries, axis=0), rng)
+            many = np.repeat(rows[moving], tries, axis=0)
+            mutants = self.space.mutate_codes(many, rng, late=late)
             ranges = (np.repeat(share[moving], tries) for share in (low, high))
             distance = self.distance(mutants, *ranges)
             best = distance.reshape(-1, tries).argmin(1) + tries * np.arange(len(moving))

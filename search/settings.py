@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from search.evolution import check_mutation
+
 FORMAT = 1
 
 # What a resumed run may change: where and how fast it runs, never what it finds.
@@ -25,6 +27,7 @@ class Settings:
     data: str = "digits"
     limit: int | None = None  # images to train on
     controller: str = "evolution"
+    mutation: str = "uniform"  # of the evolution: which of its variables a child changes
     warm_start: bool = False  # published networks are the first candidates
     evaluations: int = 320
     batch: int = 16  # candidates asked for at a time, whatever the number of workers
@@ -59,6 +62,12 @@ class Settings:
             raise ValueError(f"proxy_width is {self.proxy_width!r}, but must be above 0, at most 1")
         if not 0 < self.race_error < 1:
             raise ValueError(f"race_error is {self.race_error!r}, but must be above 0 and below 1")
+        check_mutation(self.mutation)
+        if self.mutation != "uniform" and self.controller != "evolution":
+            raise ValueError(
+                f"mutation is {self.mutation!r}, but the controller is {self.controller!r}, and "
+                "only 'evolution' mutates"
+            )
         if self.prefix_memory < 0:
             raise ValueError(f"prefix_memory is {self.prefix_memory!r}, but must be at least 0")
         for path in self.plugins:

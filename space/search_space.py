@@ -301,13 +301,20 @@ class Space:
         """`count` rows; each variable that matters is uniform over its choices."""
         return self.canonical(self._uniform(rng, count))
 
-    def mutate_codes(self, codes: Codes, rng: Generator) -> Codes:
-        """Each row with one active variable changed; what that brings to life is uniform."""
+    def mutate_codes(self, codes: Codes, rng: Generator, *, late: bool = False) -> Codes:
+        """Each row with one active variable changed; what that brings to life is uniform.
+
+        All are equally likely to be changed. With `late` it is the later of two that are drawn, so
+        that of n the k-th is changed with probability (2k - 1) / n^2 and mutants begin as the row
+        did for longer. What stands before the changed variable stays as it is in either case.
+        """
         before = self.active(codes)
         weights = before & (self.cardinalities > 1)
         if not weights.any(axis=1).all():
             raise ValueError(f"space {self.name!r} holds a single network: nothing can mutate")
-        chosen = np.argmax(np.where(weights, rng.random(codes.shape), -1.0), axis=1)
+        chosen = _one_of(weights, rng)
+        if late:
+            chosen = np.maximum(chosen, _one_of(weights, rng))
         rows = np.arange(len(codes))
         steps = 1 + (rng.random(len(codes)) * (self.cardinalities[chosen] - 1)).astype(np.int64)
         mutants = np.where(before, codes, self._uniform(rng, len(codes)))
@@ -331,11 +338,28 @@ class Space:
         _, first = np.unique(rows, axis=0, return_index=True)
         return rows[np.sort(first)]
 
-    def cross_codes(self, mothers: Codes, fathers: Codes, rng: Generator) -> Codes:
+    def cross_codes(
+        self, mothers: Codes, fathers: Codes, rng: Generator, *, one_point: bool = False
+    ) -> Codes:
         """Uniform crossover: each variable from either parent, from the one where it is active
-        if it is so in one only, and uniform where the child needs what neither parent had."""
+        if it is so in one only, and uniform where the child needs what neither parent had.
+
+        With `one_point`, all that stands before a cut is the mother's, and behind it a variable
+        that is active in both is the father's. The cut is uniform over the variables in which the
+        two differ, but for the first, so that both have a part in the child (the reduced surrogate
+        of Booker, 1987, "Improving search in genetic algorithms"); where they differ in less than
+        two, the child is the mother.
+        """
         in_mother, in_father = self.active(mothers), self.active(fathers)
-        from_mother = np.where(in_mother == in_father, rng.random(mothers.shape) < 0.5, in_mother)
+        if one_point and self.variables:
+            differ = mothers != fathers
+            cuts = differ & (differ.cumsum(axis=1) > 1)
+            cut = np.where(cuts.any(axis=1), _one_of(cuts, rng), len(self.variables))
+            before = np.arange(len(self.variables)) < cut[:, None]
+            from_mother = before | (in_mother & ~in_father)
+        else:
+            either = rng.random(mothers.shape) < 0.5
+            from_mother = np.where(in_mother == in_father, either, in_mother)
         children = np.where(from_mother, mothers, fathers)
         children = np.where(in_mother | in_father, children, self._uniform(rng, len(mothers)))
         return self.canonical(children)
@@ -481,3 +505,8 @@ class SpaceBuilder:
             start,
             len(self.variables),
         )
+
+
+def _one_of(which: NDArray[np.bool_], rng: Generator) -> Codes:
+    """In each row the place of one of those that are true, uniform, (B,)."""
+    return np.argmax(np.where(which, rng.random(which.shape), -1.0), axis=1)

@@ -73,6 +73,11 @@ OPTIONS = {
     ),
     "flops per mac": ({"flops_per_mac": 3}, ["flops_per_mac is 3", "1 or 2"]),
     "controller": ({"controller": "genetic"}, ["'genetic'", "evolution, reinforce, random"]),
+    "mutation": ({"mutation": "early"}, ["--mutation", "'early'", "uniform", "late"]),
+    "mutation of another": (
+        {"mutation": "late", "controller": "random"},
+        ["mutation is 'late'", "'random'", "only 'evolution' mutates"],
+    ),
     "evaluations": ({"evaluations": 0}, ["evaluations is 0", "at least 1"]),
     "batch": ({"batch": -4}, ["batch is -4", "at least 1"]),
     "seed": ({"seed": -1}, ["seed is -1", "at least 0"]),
@@ -202,6 +207,7 @@ CONFIGS = {
     "bool for int": ("budget: 1MFLOPs\nseed: true", ["seed is True", "int"]),
     "budget": ("budget: 4", ["budget is 4", "str"]),
     "value": ("budget: 1MFLOPs\nevaluations: 0", ["evaluations is 0", "at least 1"]),
+    "mutation": ("budget: 1MFLOPs\nmutation: early", ["mutation is 'early'", "uniform, late"]),
     "plugins": ("budget: 1MFLOPs\nplugins: [3]", ["plugins", "3"]),
     "format": ("budget: 1MFLOPs\nformat: 9", ["format 9"]),
     "space": ("budget: 1MFLOPs\nspace_definition: {a: 1}", ["'name'"]),
@@ -297,6 +303,7 @@ CHANGES = {
     "budget": (["--budget", "2MFLOPs"], ["budget is '2MFLOPs'", "'1MFLOPs'"]),
     "seed": (["--seed", 1], ["seed is 1", "0"]),
     "controller": (["--controller", "random"], ["controller is 'random'", "'evolution'"]),
+    "mutation": (["--mutation", "late"], ["mutation is 'late'", "'uniform'"]),
     "name": (["--name", "other"], ["--name", "--resume"]),
     "config": (["--config", "x.yaml"], ["--config", "--resume"]),
 }

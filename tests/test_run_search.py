@@ -207,6 +207,13 @@ def test_other_controllers(runs, controller):
         assert {row.origin for row in store.rows()} == {controller}
 
 
+def test_late_mutation(runs, tiny_run):
+    ended = runs(mutation="late", evaluations=40)
+    assert ended.code == 0, ended.err
+    assert config_of(ended.folder)["mutation"] == "late"
+    assert config_of(tiny_run.folder)["mutation"] == "uniform"
+
+
 # ---- plans and listings
 
 

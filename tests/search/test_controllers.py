@@ -20,10 +20,14 @@ SMALL = {  # so that a few batches are enough to see what is learnt
     "reinforce": {"hidden": 16, "pool": 64},
     "random": {},
 }
-every_controller = pytest.mark.parametrize("name", CONTROLLERS)
+LATE = "evolution, late"  # the evolution with its other mutation
+EVERY = [*CONTROLLERS, LATE]
+every_controller = pytest.mark.parametrize("name", EVERY)
 
 
 def make(name, proposals, seed=0):
+    if name == LATE:
+        return make_controller("evolution", proposals, seed, mutation="late", **SMALL["evolution"])
     return make_controller(name, proposals, seed, **SMALL[name])
 
 
@@ -54,7 +58,9 @@ def test_stays_in_the_space_and_the_budget(propose, target, name, space, budget)
         controller.tell(scores.results(genomes))
         count += len(genomes)
     assert count == 48
-    assert at_budget >= 24
+    # Of the 252 networks of the toy space at the budget one may be met again; its place goes to
+    # another, wherever that lies.
+    assert at_budget >= (22 if name == LATE else 24)
 
 
 @every_controller
@@ -123,7 +129,7 @@ from space.files import make_space
 space = make_space(conftest.WIDE)
 proposals = Proposals(space, CostTable(space), Budget.parse("2GFLOPs"))
 target = conftest.Target(proposals)
-names = here.CONTROLLERS
+names = here.EVERY
 print(json.dumps({{n: here.play(here.make(n, proposals, 3), target, 5) for n in names}}))
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
@@ -215,8 +221,8 @@ def test_finds_better_networks_than_random_search(wide, target, name):
 def test_unknown_names_and_settings(toy):
     with pytest.raises(ValueError, match="'annealing'; there are evolution, reinforce, random"):
         make_controller("annealing", toy, 0)
-    with pytest.raises(ValueError, match=r"no setting 'mutation'; it has population, tourn"):
-        make_controller("evolution", toy, 0, mutation=0.1)
+    with pytest.raises(ValueError, match=r"no setting 'rate'; it has population, tourn"):
+        make_controller("evolution", toy, 0, rate=0.1)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +231,8 @@ def test_unknown_names_and_settings(toy):
         ("evolution", "population", 0),
         ("evolution", "tournament", 0),
         ("evolution", "crossover", 1.5),
+        ("evolution", "mutation", "early"),
+        ("evolution", "mutation", 0.1),
         ("random", "at_budget", -0.1),
         ("reinforce", "hidden", 0),
         ("reinforce", "learning_rate", 0),

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from evaluator.interfaces import Result
-from search.evolution import RegularizedEvolution, _Member, tournament
+from search.evolution import PERIOD, RegularizedEvolution, _Member, tournament
 from search.proposals import BAND
+from search.state import pack, unpack
 
 
 def member(reward, score=0.0, use=1.0):
@@ -84,3 +85,78 @@ def test_crossover_mixes_both_winners(toy, target):
     mixed = (children != rows[0]).sum(1) > 1
     assert (mixed & ((children != rows[1]).sum(1) > 1)).any()
     assert (toy.use(children) >= BAND).sum() >= 25
+
+
+class Noting:
+    """Proposals that note how mutants were asked for."""
+
+    def __init__(self, proposals):
+        self._proposals, self.late = proposals, []
+
+    def mutate(self, *arguments, late):
+        self.late.append(late)
+        return self._proposals.mutate(*arguments, late=late)
+
+    def __getattr__(self, name):
+        return getattr(self._proposals, name)
+
+
+def order_of_asks(proposals, target, mutation, asks, resume):
+    """Whether each ask for children was for late ones; with `resume`, each by a new controller."""
+    noting, scores, state, orders = Noting(proposals), target(proposals), None, []
+    for _ in range(asks):
+        if state is None or resume:
+            controller = RegularizedEvolution(noting, 1, population=4, mutation=mutation)
+        if state is not None and resume:
+            controller.load_state_dict(unpack(state))
+        noting.late.clear()
+        controller.tell(scores.results(controller.ask(4)))
+        state = pack(controller.state_dict())
+        assert len(set(noting.late)) <= 1  # all attempts of an ask are alike
+        orders += noting.late[:1]
+    return orders
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_every_fourth_ask_for_children_is_uniform(wide, target, resume):
+    """The first ask is for random networks."""
+    assert PERIOD == 4
+    orders = order_of_asks(wide, target, "late", 10, resume)
+    assert orders == [True, True, True, False, True, True, True, False, True]
+    assert not any(order_of_asks(wide, target, "uniform", 10, resume))
+
+
+def test_an_ask_that_ends_the_first_networks_counts(wide, target):
+    noting = Noting(wide)
+    controller = RegularizedEvolution(noting, 0, population=6, mutation="late")
+    for _ in range(2):
+        controller.tell(target(wide).results(controller.ask(4)))
+    assert controller.state_dict()["child_asks"] == 1
+
+
+def test_the_default_keeps_what_it_always_kept(toy):
+    state = RegularizedEvolution(toy, 0).state_dict()
+    assert set(state) == {"rng", "asking", "asked", "members"}
+
+
+def test_late_children_begin_as_their_mother_for_longer(propose, target):
+    """On average over the asks, at the budget and below it."""
+    proposals = propose("wide", "2GFLOPs")
+    kept = {}
+    for mutation in ("uniform", "late"):
+        controller, scores, shares = (
+            RegularizedEvolution(proposals, 0, population=16, tournament=4, mutation=mutation),
+            target(proposals),
+            [],
+        )
+        known = np.empty((0, len(proposals.space.variables)), np.int64)
+        for _ in range(15):
+            genomes = controller.ask(16)
+            controller.tell(scores.results(genomes))
+            rows = np.stack([proposals.space.encode(genome) for genome in genomes])
+            for row in rows:
+                if len(known) >= 16:
+                    shares.append(np.cumprod(known == row, axis=1).sum(axis=1).max() / len(row))
+                known = np.concatenate([known, row[None]])
+        kept[mutation] = np.mean(shares)
+    assert kept["late"] > kept["uniform"] + 0.03

@@ -67,7 +67,9 @@ def test_everything_proposed_is_inside_the_budget(propose, every_toy_row, budget
     children = proposals.cross(rows, rows[::-1], rng, low)
     anywhere = proposals.space.sample_codes(rng, 40)
     repaired = proposals.repair(anywhere, rng, low)
-    for found in (rows, mutants, children, repaired):
+    late_mutants = proposals.mutate(rows, rng, low, late=True)
+    late_children = proposals.cross(rows, rows[::-1], rng, low, late=True)
+    for found in (rows, mutants, children, repaired, late_mutants, late_children):
         assert found.shape == (40, 12)
         assert_fits(proposals, found, low)
         assert distinct(found) <= allowed
@@ -86,6 +88,9 @@ def test_spaces_with_conditions(propose, budget):
     assert len(distinct(rows)) > 20
     assert_fits(proposals, proposals.mutate(rows, rng, BAND), BAND)
     assert_fits(proposals, proposals.cross(rows, rows[::-1], rng, BAND), BAND)
+    late = proposals.mutate(rows, rng, BAND, late=True)
+    assert_fits(proposals, late, BAND)
+    assert np.array_equal(late, proposals.space.canonical(late))
     low = np.linspace(0.6, 0.95, 30)
     assert_fits(proposals, proposals.mutate(rows, rng, low, low + SLICE), low, low + SLICE)
 
@@ -134,10 +139,11 @@ def test_no_network_at_the_budget_is_an_error_that_says_what_there_is(propose):
         propose("toy", "20MFLOPs,20kparams").check()
 
 
-def test_a_mutant_differs_in_one_variable(toy):
+@pytest.mark.parametrize("late", [False, True])
+def test_a_mutant_differs_in_one_variable(toy, late):
     rng = np.random.default_rng(0)
     rows = toy.sample(rng, 300)
-    mutants = toy.mutate(rows, rng)
+    mutants = toy.mutate(rows, rng, late=late)
     assert ((mutants != rows).sum(axis=1) == 1).all()
     assert ((mutants != rows).any(axis=0)).all()  # every variable has its turn
 
@@ -150,6 +156,25 @@ def test_a_child_has_its_parents_genes(propose):
     assert ((children == mothers) | (children == fathers)).all()
     differ = mothers != fathers
     assert 0.45 < (children == mothers)[differ].mean() < 0.55
+
+
+def test_late_mutants_and_children_begin_as_their_mothers(propose):
+    everything = propose("toy", f"{LARGEST / 1000}kMACs")
+    rng = np.random.default_rng(0)
+    mothers, fathers = everything.sample(rng, 400), everything.sample(rng, 400)
+
+    def kept(rows):
+        """How many variables a row has in common with its mother before the first that differs,
+        on average; of 12."""
+        return np.cumprod(rows == mothers, axis=1).sum(axis=1).mean()
+
+    assert kept(everything.mutate(mothers, rng)) == pytest.approx(5.5, abs=0.6)
+    # The later of two of 12: the sum of (k - 1) (2k - 1) / 144.
+    assert kept(everything.mutate(mothers, rng, late=True)) == pytest.approx(7.486, abs=0.6)
+    children = everything.cross(mothers, fathers, rng, late=True)
+    from_father = np.cumsum(children != mothers, axis=1) > 0
+    assert np.array_equal(children, np.where(from_father, fathers, mothers))
+    assert kept(children) > kept(everything.cross(mothers, fathers, rng)) + 2
 
 
 def test_repair_leaves_alone_what_fits(toy):
@@ -233,5 +258,7 @@ def test_a_space_of_one_network():
     assert rows.shape == (2, 0)
     assert proposals.mutate(rows, rng).shape == (2, 0)
     assert proposals.cross(rows, rows, rng).shape == (2, 0)
+    assert proposals.mutate(rows, rng, late=True).shape == (2, 0)
+    assert proposals.cross(rows, rows, rng, late=True).shape == (2, 0)
     with pytest.raises(ValueError, match="no network"):
         Proposals(space, CostTable(space), Budget(macs=only.macs - 1, text="less")).check()

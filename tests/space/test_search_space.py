@@ -81,11 +81,12 @@ def spaces(small, unified):
     return [small.space, unified]
 
 
-def test_a_mutant_differs_in_one_decision(small, unified):
+@pytest.mark.parametrize("late", [False, True])
+def test_a_mutant_differs_in_one_decision(small, unified, late):
     """In one variable that matters before; others only come to life or cease to matter."""
     for space in spaces(small, unified):
         rows = space.sample_codes(rng(1), 2000)
-        mutants = space.mutate_codes(rows, rng(2))
+        mutants = space.mutate_codes(rows, rng(2), late=late)
         assert np.array_equal(mutants, space.canonical(mutants))
         assert ((mutants >= 0) & (mutants < space.cardinalities)).all()
         both = space.active(rows) & space.active(mutants)
@@ -94,10 +95,11 @@ def test_a_mutant_differs_in_one_decision(small, unified):
             assert space.decode(row) != space.decode(mutant)
 
 
-def test_every_variable_and_value_can_mutate(small):
+@pytest.mark.parametrize("late", [False, True])
+def test_every_variable_and_value_can_mutate(small, late):
     space = small.space
-    rows = space.sample_codes(rng(1), 4000)
-    mutants = space.mutate_codes(rows, rng(2))
+    rows = space.sample_codes(rng(1), 40_000 if late else 4000)
+    mutants = space.mutate_codes(rows, rng(2), late=late)
     both = space.active(rows) & space.active(mutants)
     pairs = {
         (v, int(rows[i, v]), int(mutants[i, v]))
@@ -113,10 +115,47 @@ def test_every_variable_and_value_can_mutate(small):
     assert pairs == expected
 
 
-def test_a_child_takes_each_variable_from_a_parent(small, unified):
+@pytest.mark.parametrize("late", [False, True])
+def test_which_variable_changes(small, unified, late):
+    """Of n that matter all are alike, or, of the later of two, the k-th has (2k - 1) / n^2; and
+    all before it stay as they are."""
+    for space in spaces(small, unified):
+        for row in space.sample_codes(rng(4), 5):
+            rows = np.repeat(row[None], 6000, axis=0)
+            mutants = space.mutate_codes(rows, rng(5), late=late)
+            changed = (rows != mutants).argmax(axis=1)
+            places = np.flatnonzero(space.active(row[None])[0])
+            n, k = len(places), np.arange(1, len(places) + 1)
+            expected = 6000 * ((2 * k - 1) / n**2 if late else np.full(n, 1 / n))
+            counts = np.bincount(changed, minlength=len(row))
+            assert counts.sum() == counts[places].sum()
+            assert (abs(counts[places] - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_the_default_draws_what_it_always_drew(unified):
+    """A history depends on it: the numbers that are drawn, in their order, by hand."""
+    rows, others = unified.sample_codes(rng(1), 50), unified.sample_codes(rng(2), 50)
+    sizes, each = unified.cardinalities, np.arange(50)
+    one, other = rng(3), rng(3)
+    active = unified.active(rows)
+    chosen = np.where(active, other.random(rows.shape), -1).argmax(axis=1)
+    steps = 1 + (other.random(50) * (sizes[chosen] - 1)).astype(int)
+    expected = np.where(active, rows, other.integers(0, sizes, rows.shape))
+    expected[each, chosen] = (rows[each, chosen] + steps) % sizes[chosen]
+    assert np.array_equal(unified.mutate_codes(rows, one), unified.canonical(expected))
+    theirs = unified.active(others)
+    mine = np.where(active == theirs, other.random(rows.shape) < 0.5, active)
+    orphans = other.integers(0, sizes, rows.shape)
+    expected = np.where(active | theirs, np.where(mine, rows, others), orphans)
+    assert np.array_equal(unified.cross_codes(rows, others, one), unified.canonical(expected))
+    assert one.random() == other.random()
+
+
+@pytest.mark.parametrize("one_point", [False, True])
+def test_a_child_takes_each_variable_from_a_parent(small, unified, one_point):
     for space in spaces(small, unified):
         mothers, fathers = (space.sample_codes(rng(seed), 2000) for seed in (1, 2))
-        children = space.cross_codes(mothers, fathers, rng(3))
+        children = space.cross_codes(mothers, fathers, rng(3), one_point=one_point)
         assert np.array_equal(children, space.canonical(children))
         in_child = space.active(children)
         in_mother, in_father = space.active(mothers), space.active(fathers)
@@ -129,9 +168,49 @@ def test_a_child_takes_each_variable_from_a_parent(small, unified):
         assert mixed.mean() > 0.5
 
 
-def test_the_child_of_equal_parents_is_the_parent(small):
+@pytest.mark.parametrize("one_point", [False, True])
+def test_the_child_of_equal_parents_is_the_parent(small, one_point):
     rows = small.rows
-    assert np.array_equal(small.space.cross_codes(rows, rows, rng()), rows)
+    assert np.array_equal(small.space.cross_codes(rows, rows, rng(), one_point=one_point), rows)
+
+
+def test_a_child_of_one_point_begins_as_its_mother(small, unified):
+    """Of what matters in both parents and differs, the mother's comes first, then the father's."""
+    for space in spaces(small, unified):
+        mothers, fathers = (space.sample_codes(rng(seed), 2000) for seed in (1, 2))
+        children = space.cross_codes(mothers, fathers, rng(3), one_point=True)
+        matters = space.active(mothers) & space.active(fathers) & space.active(children)
+        for mother, father, child, mattering in zip(
+            mothers, fathers, children, matters, strict=True
+        ):
+            differ = mother != father
+            from_father = np.flatnonzero(differ & mattering & (child == father))
+            from_mother = np.flatnonzero(differ & mattering & (child == mother))
+            if len(from_father) and len(from_mother):
+                assert from_mother[-1] < from_father[0]
+            if differ.any():
+                kept = from_father[0] if len(from_father) else differ.argmax() + 1
+                assert kept > differ.argmax()
+                assert np.array_equal(child[:kept], mother[:kept])
+
+
+def test_where_a_child_of_one_point_is_cut(unified):
+    """Anywhere but before the first difference; the child of parents that differ once is the
+    mother."""
+    places = [v for v, variable in enumerate(unified.variables) if "channels" in variable.name]
+    mother = np.zeros(len(unified.variables), np.int64)
+    father = mother.copy()
+    father[places] = 1
+    mothers, fathers = (np.repeat(row[None], 6000, axis=0) for row in (mother, father))
+    children = unified.cross_codes(mothers, fathers, rng(), one_point=True)
+    counts = np.bincount((children[:, places] == 0).sum(axis=1), minlength=len(places) + 1)
+    expected = 6000 / (len(places) - 1)
+    assert counts[0] == counts[-1] == 0
+    assert (abs(counts[1:-1] - expected) < 5 * np.sqrt(expected)).all()
+    father[places[1:]] = 0
+    assert np.array_equal(
+        unified.cross_codes(mothers[:9], father[None], rng(), one_point=True), mothers[:9]
+    )
 
 
 def test_one_genome_at_a_time(unified):
@@ -143,13 +222,15 @@ def test_one_genome_at_a_time(unified):
         assert unified.decode(unified.encode(genome)) == genome
 
 
-@pytest.mark.parametrize("draw", ["sample", "mutate", "cross"])
+@pytest.mark.parametrize("draw", ["sample", "mutate", "cross", "mutate late", "cross once"])
 def test_the_generator_decides(unified, draw):
     rows, others = unified.sample_codes(rng(8), 50), unified.sample_codes(rng(9), 50)
     made = {
         "sample": lambda seed: unified.sample_codes(rng(seed), 50),
         "mutate": lambda seed: unified.mutate_codes(rows, rng(seed)),
         "cross": lambda seed: unified.cross_codes(rows, others, rng(seed)),
+        "mutate late": lambda seed: unified.mutate_codes(rows, rng(seed), late=True),
+        "cross once": lambda seed: unified.cross_codes(rows, others, rng(seed), one_point=True),
     }[draw]
     assert np.array_equal(made(0), made(0))
     assert not np.array_equal(made(0), made(1))
@@ -176,6 +257,7 @@ def test_a_space_of_one_network():
     assert len(space.encode(genome)) == 0
     with pytest.raises(ValueError, match="'single' holds a single network"):
         space.mutate_codes(codes, rng())
+    assert space.cross_codes(codes, codes, rng(), one_point=True).shape == (3, 0)
 
 
 # ---- what lies outside
