@@ -10,7 +10,9 @@ and several times over:
 - `plain`: each candidate alone, on all images;
 - `tree`: what children begin with in common is computed once;
 - `kept`: the same, where what their parents began with is still there;
-- `race`: the same, and who cannot be among the 16 best any more drops out.
+- `race`: the same, and who cannot be among the 16 best any more drops out;
+- on a GPU also `graphs`, the tree with each part as a CUDA graph, `graphs race`, and
+  `kernels race`, the last with kernels of our own (`supernet/kernels`).
 
 Then: whether outcomes are the same image by image; how often a race over the images in another
 order finds the same 16; what slicing weights costs beside the extracted network; what first-order
@@ -37,7 +39,7 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks.ranking_nasbench_macro import device_name
-from evaluator.data import ImageData, load_data
+from evaluator.data import ImageData, Split, load_data
 from evaluator.population import PopulationScorer
 from evaluator.scoring import Outcomes, SupernetEvaluator
 from evaluator.swaps import swap_scores
@@ -50,21 +52,26 @@ from supernet.augmentation import normalise
 from supernet.batches import Batches, ResidentImages
 from supernet.checkpoints import Checkpoints
 from supernet.frozen import FrozenParts
+from supernet.graphs import GraphedParts, RerunParts
 from supernet.network import Supernet
 from supernet.recipe import TrainingSettings
 from supernet.training import Trainer
 
 PARENTS, CHILDREN, PLACES = 16, 64, 16
+WAYS = ("plain", "tree", "kept", "race")
+GRAPH_WAYS = ("graphs", "graphs race", "kernels race")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--data", required=True, help="CIFAR-10 as a parquet folder, or digits")
+    parser.add_argument(
+        "--data", required=True, help="CIFAR-10 as a parquet folder, digits, or noise (only times)"
+    )
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--space", default="unified")
     parser.add_argument("--width", type=float, default=0.125)
     parser.add_argument("--side", type=int, default=32, help="of the images, pixels")
-    parser.add_argument("--steps", type=int, default=430, help="of the training")
+    parser.add_argument("--steps", type=int, default=430, help="of the training, 0 for none")
     parser.add_argument("--images", type=int, default=10_000, help="to score on")
     parser.add_argument("--chunk", type=int, default=512)
     parser.add_argument("--memory", type=int, default=1024, help="MiB of kept prefixes")
@@ -74,6 +81,12 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--graphs",
+        action=argparse.BooleanOptionalAction,
+        help="also with graphs, and kernels of our own (default: on a GPU)",
+    )
+    parser.add_argument("--bfloat16", action="store_true", help="score in bfloat16")
     parser.add_argument("--checkpoints", type=Path, help="folder to train into and go on from")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -122,6 +135,8 @@ def trained(
     space: Space, data: ImageData, options: argparse.Namespace, device: torch.device
 ) -> Supernet:
     """The supernet after as many steps as were asked for."""
+    if not options.steps:
+        return Supernet(space, seed=options.seed, device=device)
     settings = TrainingSettings(steps=options.steps, shift=0.125)
     images, labels = data.train.images.to(device), data.train.labels.to(device)
     source = ResidentImages(images, labels, batch=settings.batch, seed=options.seed)
@@ -142,12 +157,39 @@ def trained(
     return trainer.supernet
 
 
+def noise(options: argparse.Namespace) -> ImageData:
+    """Images of noise, where only times matter."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        size = (count, 3, options.side, options.side)
+        images = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+        return Split(images, torch.arange(count) % 10)
+
+    return ImageData(
+        name="noise",
+        classes=tuple(map(str, range(10))),
+        train=split(512),
+        validation=split(options.images),
+        test=None,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        digest="noise",
+        skipped=0,
+    )
+
+
 class Bench:
     """A trained supernet, images, and the ways to score networks with them."""
 
     def __init__(self, options: argparse.Namespace):
         self.options, self.device = options, torch.device(options.device)
-        data = load_data(options.data, resolution=options.side)
+        self.graphs = self.device.type == "cuda" if options.graphs is None else options.graphs
+        data = (
+            noise(options)
+            if options.data == "noise"
+            else load_data(options.data, resolution=options.side)
+        )
         self.space = load_space(options.space).scaled(
             width=options.width, resolution=options.side, classes=len(data.classes)
         )
@@ -163,9 +205,16 @@ class Bench:
         self.rng = np.random.default_rng(options.seed)
         self.pixels = lambda images: normalise(images, data.mean, data.std)
 
-    def scorer(self, *, memory: int = 0, images: int | None = None) -> PopulationScorer:
+    def scorer(
+        self, *, memory: int = 0, images: int | None = None, way: str = ""
+    ) -> PopulationScorer:
+        graphs, kernels = "graphs" in way or "kernels" in way, "kernels" in way
+        dtype = torch.bfloat16 if self.options.bfloat16 else None
+        make = FrozenParts
+        if graphs:
+            make = GraphedParts if self.device.type == "cuda" else RerunParts
         return PopulationScorer(
-            FrozenParts(self.supernet),
+            make(self.supernet, dtype=dtype, kernels=kernels),
             self.images[:images],
             self.labels[:images],
             calibration=self.calibration,
@@ -173,6 +222,7 @@ class Bench:
             chunk=self.options.chunk,
             looks=[look for look in self.looks if images is None or look <= images],
             memory=memory,
+            copies=graphs,
         )
 
     def alone(self) -> SupernetEvaluator:
@@ -217,11 +267,14 @@ class Bench:
         peaks: dict[str, float] = {}
         notes: dict[str, dict[str, Any]] = {}
         for repeat in range(self.options.repeats):
-            for way in ("plain", "tree", "kept", "race"):
-                scorer = self.scorer(memory=memory if way in ("kept", "race") else 0)
-                if scorer.cache.limit:
+            for way in WAYS + (GRAPH_WAYS if self.graphs else ()):
+                kept = way == "kept" or "race" in way
+                scorer = self.scorer(memory=memory if kept else 0, way=way)
+                if kept:
                     scorer.measure(parents)  # their prefixes are what is kept
                     scorer.cache.hits = 0
+                elif "graphs" in way:
+                    scorer.measure(children[:1])
                 work, note = self.way(way, scorer, children)
                 forget_peak(self.device)
                 spent = timed(work, self.device)
@@ -246,7 +299,7 @@ class Bench:
         if way == "plain":
             alone = self.alone()
             return lambda: [alone.evaluate(genome) for genome in children], note
-        if way == "race":
+        if "race" in way:
 
             def run() -> None:
                 ended = race(

@@ -34,6 +34,7 @@ from supernet.augmentation import normalise
 from supernet.batches import Batches, Images, Moved, ResidentImages
 from supernet.distributed import launched_here, launched_ranks, own_device
 from supernet.frozen import FrozenParts
+from supernet.graphs import GraphedParts
 from supernet.network import Supernet, places
 from supernet.recipe import TrainingSettings
 from supernet.training import Alone, Group, Trainer, check_curriculum
@@ -59,6 +60,9 @@ class Job:
                 f"train_workers is {settings.train_workers}, but must be 1 under torchrun, which "
                 "starts the processes itself"
             )
+        for name in ("graphs", "kernels"):
+            if getattr(settings, name) and self.device.type != "cuda":
+                raise ValueError(f"{name} needs a GPU, but device is {settings.device!r}")
         torch.set_num_threads(settings.threads)
         self.budget = Budget.parse(settings.budget, flops_per_mac=settings.flops_per_mac)
         definition = dict(settings.space_definition)
@@ -247,8 +251,9 @@ def make_group_scorer(
     that the first of them stand for all."""
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
     device, settings = supernet.device, job.settings
+    parts = GraphedParts if settings.graphs else FrozenParts
     return PopulationScorer(
-        FrozenParts(supernet),
+        parts(supernet, kernels=settings.kernels),
         images[order].to(device),
         labels[order].to(device),
         calibration=training_images[:CALIBRATION_IMAGES].to(device),
@@ -257,6 +262,7 @@ def make_group_scorer(
         chunk=settings.chunk,
         looks=job.looks(len(images)),
         memory=settings.prefix_memory * 2**20,
+        copies=settings.graphs,
     )
 
 

@@ -98,6 +98,16 @@ def make_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--prefix-memory", type=int, help="MiB of activations kept for the next candidates"
     )
+    for name, about in (
+        ("graphs", "score by CUDA graphs"),
+        ("kernels", "score with kernels of our own, which need Triton"),
+    ):
+        where.add_argument(
+            f"--{name}",
+            action=argparse.BooleanOptionalAction,
+            default=None,
+            help=f"{about}, on a GPU (default: no)",
+        )
     where.add_argument("--workers", type=int, help="processes that score, on Ray if more than one")
     where.add_argument(
         "--train-workers", type=int, help="processes that train together, by Ray if more than one"

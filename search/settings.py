@@ -41,6 +41,8 @@ class Settings:
     threads: int = 1  # of each pass on a CPU; forward and backward passes overlap
     chunk: int = 512  # images that a scorer has in memory at a time
     prefix_memory: int = 512  # MiB of activations that a scorer keeps for the next candidates
+    graphs: bool = False  # score by CUDA graphs
+    kernels: bool = False  # score with kernels of our own (`supernet/kernels`)
     workers: int = 1
     train_workers: int = 1  # processes that train the supernet together, by Ray Train
     ray_address: str | None = None
