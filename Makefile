@@ -4,7 +4,7 @@ PYTHON ?= python3
 BUDGET ?= 4GFLOPs
 RUN := .venv/bin/python
 
-.PHONY: search test test-slow check zoo ranking bench-gpu bench-gpu-ranking clean
+.PHONY: search test test-slow check zoo ranking bench bench-gpu bench-gpu-ranking clean
 
 search: .venv/run
 	$(RUN) run_search.py --budget $(BUDGET)
@@ -45,14 +45,30 @@ clean:
 ranking: .venv/test
 	$(RUN) -m benchmarks.ranking_page
 
-# Everything that waits for a GPU, correctness first. It installs nothing: PYTHON must have torch,
-# numpy, PyYAML, safetensors and scikit-learn; the ranking also pandas, pyarrow, Pillow and rich.
+# Speed on this machine's processor. CIFAR10 is a parquet folder; see benchmarks/README.md.
+bench: .venv/test
+	$(RUN) -m benchmarks.scoring --data "$(or $(CIFAR10),digits)" --device cpu \
+	  --json benchmarks/results/scoring-cpu.json
+	$(RUN) -m benchmarks.kernels --ahead --json benchmarks/results/kernels-ahead-sm90.json
+	$(RUN) -m benchmarks.kernels_page
+	$(RUN) -m benchmarks.scoring_page
+
+# Everything that waits for a GPU, correctness first, in less than 9 minutes. It installs nothing:
+# PYTHON must have torch, triton, numpy, SciPy, PyYAML, safetensors and scikit-learn; with CIFAR10
+# also pyarrow and Pillow. What fails does not keep the rest from being measured.
 GPU = $$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1 | tr ' ' '-')
+TO = benchmarks/results
 
 bench-gpu:
-	$(PYTHON) -m benchmarks.gpu_check --json "benchmarks/results/gpu_check-$(GPU).json"
+	-$(PYTHON) -m benchmarks.gpu_check --json "$(TO)/gpu_check-$(GPU).json"
+	-$(PYTHON) -m benchmarks.kernels --small --json "$(TO)/kernels-small-$(GPU).json"
+	-$(PYTHON) -m benchmarks.scoring --data "$(or $(CIFAR10),digits)" --repeats 2 --orders 200 \
+	  --json "$(TO)/scoring-$(GPU).json"
+	-$(PYTHON) -m benchmarks.kernels --seconds 180 --json "$(TO)/kernels-$(GPU).json"
+	-$(PYTHON) -m benchmarks.scoring --data noise --steps 0 --width 1 --side 160 --images 5000 \
+	  --chunk 256 --repeats 1 --orders 50 --bfloat16 --json "$(TO)/scoring-4G-$(GPU).json"
 
 # 9 minutes by itself. CIFAR10 and NASBENCH_MACRO are the data; see benchmarks/README.md.
 bench-gpu-ranking:
 	$(PYTHON) -m benchmarks.ranking_nasbench_macro --preset full --data "$(CIFAR10)" \
-	  --table "$(NASBENCH_MACRO)" --json "benchmarks/results/ranking_nasbench_macro-$(GPU).json"
+	  --table "$(NASBENCH_MACRO)" --json "$(TO)/ranking_nasbench_macro-$(GPU).json"

@@ -370,23 +370,34 @@ class Bench:
 
     @torch.no_grad()
     def slicing(self, children: list[Genome]) -> dict[str, Any]:
-        """A candidate in the supernet against its extracted network, in turns."""
+        """A candidate in the supernet, its weights cut out in each pass or once, against its
+        extracted network, in turns."""
         pixels = self.pixels(self.images[: self.options.chunk])
-        ratios = []
+        ratios: dict[str, list[float]] = {"supernet": [], "frozen": []}
+        frozen = FrozenParts(self.supernet)
         for genome in children[:12]:
             network = build(genome).to(self.device).eval()
             buffers = self.supernet.calibrate(genome, [])
             network.load_state_dict(self.supernet.state_of(genome, buffers), strict=False)
             network = network.to(memory_format=torch.channels_last)
-            pair: dict[str, list[float]] = {"supernet": [], "network": []}
-            for _ in range(5):
-                for name, run in (
-                    ("supernet", lambda g=genome: self.supernet(g, pixels)),
-                    ("network", lambda n=network: n(pixels)),
-                ):
-                    pair[name].append(timed(run, self.device))
-            ratios.append(min(pair["supernet"]) / min(pair["network"]))
-        return {"supernet_over_network": spread(ratios)}
+
+            def parts(genome: Genome = genome) -> None:
+                x = pixels
+                for placed in genome.parts():
+                    x = frozen.run(placed, x)
+
+            runs: dict[str, Callable[[], Any]] = {
+                "supernet": lambda g=genome: self.supernet(g, pixels),  # type: ignore[misc]
+                "frozen": parts,
+                "network": lambda n=network: n(pixels),  # type: ignore[misc]
+            }
+            seconds: dict[str, list[float]] = {name: [] for name in runs}
+            for _ in range(7):
+                for name, run in runs.items():
+                    seconds[name].append(timed(run, self.device))
+            for name, found in ratios.items():
+                found.append(min(seconds[name]) / min(seconds["network"]))
+        return {f"{name}_over_network": spread(found) for name, found in ratios.items()}
 
     def swaps(self, parents: list[Genome], children: list[Genome]) -> dict[str, Any]:
         """Spearman's rho of first-order predictions with scores, among the neighbours of a parent
