@@ -19,9 +19,9 @@ One generation of an evolution (children that differ from a parent in one gene) 
 weights of a trained supernet: each alone (`plain`), as a tree in which common beginnings are
 computed once (`tree`), with the beginnings of their parents still there (`kept`), and in a race in
 which who cannot be among the best any more drops out (`race`). All ways run in turns in one
-process; times are medians over repetitions with the quartiles. Made by `python -m benchmarks.scoring_page`
-from the files in [benchmarks/results](../benchmarks/results), which hold commands, versions and
-seeds.
+process; times are medians over repetitions with the quartiles. Made by
+`python -m benchmarks.scoring_page` from the files in
+[benchmarks/results](../benchmarks/results), which hold commands, versions and seeds.
 """
 TITLE = """
 ## {device}
@@ -36,8 +36,8 @@ RACE = """
 - Outcomes of `tree` are those of one network after the other, image by image: {same}.
 - Races for {places} places over the same outcomes with the images in {orders} orders, at an error
   of {error:g} for a pair: {winners:.1%} found exactly those that are best on all images ({kept:.2%}
-  of all winners were right), having seen {share:.0%} of the images ({low:.0%} to {high:.0%}). The last
-  place is won by a lead of {gap:.2g} in a score.
+  of all winners were right), having seen {share:.0%} of the images ({low:.0%} to {high:.0%}). The
+  last place is won by a lead of {gap:.2g} in a score.
 - A candidate in the supernet takes {slicing:.2f} times as long as its extracted network where its
   weights are cut out in each pass ({slicing_low:.2f} to {slicing_high:.2f}), {frozen:.2f} times
   where its parts hold them ({frozen_low:.2f} to {frozen_high:.2f}).

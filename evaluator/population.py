@@ -177,6 +177,8 @@ class PopulationScorer:
             raise ValueError(f"no chunk begins at image {first} and another ends at {last}")
         if len(self._nodes) > _MOST_NODES:
             self._forget()
+        if first == 0:  # later images are those of the same generation
+            self.cache.begin()
         found: list[Measured] = [Outcomes() for _ in genomes]
         for i, genome in enumerate(genomes):
             try:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluator.prefix_cache import PrefixCache
+from evaluator.prefix_cache import RECENT, PrefixCache
 
 
 def bytes_of(count):
@@ -47,6 +47,26 @@ def test_what_is_asked_for_stays():
         assert cache.get("wanted") is not None
 
 
+def test_children_do_not_push_out_what_is_left_of_their_parents():
+    """Until it has been asked for in their generation, or for some generations nobody has."""
+    cache = PrefixCache(100)
+    cache.put("parent", bytes_of(50), 1.0)
+    cache.begin()
+    for i in range(5):
+        cache.put(i, bytes_of(50), 500.0)
+    assert cache.get("parent") is not None
+    cache.put("dear", bytes_of(50), 500.0)
+    cache.put("dearer", bytes_of(50), 5000.0)
+    assert cache.get("parent") is None
+    cache = PrefixCache(100)
+    cache.put("grandparent", bytes_of(50), 1.0)
+    for _ in range(RECENT + 1):
+        cache.begin()
+    cache.put("dear", bytes_of(50), 500.0)
+    cache.put("dearer", bytes_of(50), 5000.0)
+    assert cache.get("grandparent") is None
+
+
 def test_what_is_too_large_is_not_kept():
     cache = PrefixCache(100)
     cache.put("a", bytes_of(10), 1.0)
@@ -63,11 +83,13 @@ def test_never_above_the_limit():
     cache = PrefixCache(1000)
     for _ in range(3000):
         key = int(rng.integers(40))
+        if rng.random() < 0.01:
+            cache.begin()
         if rng.random() < 0.5:
             cache.put(key, bytes_of(int(rng.integers(1, 400))), float(rng.random()))
         else:
             cache.get(key)
-        held = [tensor.numel() for tensor, *_ in cache._kept.values()]
+        held = [entry.tensor.numel() for entry in cache._kept.values()]
         assert cache.used == sum(held) <= 1000
         assert len(cache._order) < 64 + 5 * max(1, len(held))
     cache.clear()

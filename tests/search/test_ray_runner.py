@@ -127,8 +127,29 @@ def test_a_candidate_that_kills_every_worker_is_given_up(runner, genomes):
     assert runner.run(genomes[4:5])[0].error is None
 
 
+def test_groups_are_measured_as_in_this_process(runner, evaluators, genomes):
+    """In the order asked, whoever measured what; in parts, too."""
+    here = evaluators.make({}).measure(genomes[4:], 0, 12)
+    there = runner.measure(genomes[4:], 0, 12)
+    parts = [runner.measure(genomes[4:], *ends) for ends in ((0, 5), (5, 12))]
+    for expected, found, first, second in zip(here, there, *parts, strict=True):
+        assert (found.probabilities() == expected.probabilities()).all()
+        first.extend(second)
+        assert (first.probabilities() == expected.probabilities()).all()
+    assert len({found.score().score for found in there}) > 10
+
+
+def test_of_a_group_only_the_candidate_that_kills_is_given_up(runner, genomes):
+    found = runner.measure([*genomes[4:8], genomes[2], genomes[3], *genomes[8:]], 0, 12)
+    assert f"died {RETRIES + 1} times" in str(found[4])
+    assert str(found[5]) == f"ValueError: no score for {genomes[3].digest}"
+    others = [one for i, one in enumerate(found) if i not in (4, 5)]
+    assert all(len(one) == 12 for one in others)
+
+
 def test_nothing_to_do(runner):
     assert runner.run([]) == []
+    assert runner.measure([], 0, 1) == []
 
 
 def test_evaluators_are_made_by_name(evaluators):
