@@ -56,13 +56,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "width": 0.25,
         "side": 24,
         "images": 2000,
-        "training": {"steps": 7_000, "batch": 64, "learning_rate": 0.1},
+        "training": {
+            "steps": 6_000,
+            "batch": 64,
+            "learning_rate": 0.1,
+            "curriculum": "efficienttrain",
+        },
     },
     "full": {
         "width": 1.0,
         "side": 32,
         "images": 5000,
-        "training": {"steps": 6_000, "batch": 256, "learning_rate": 0.2, "bfloat16": True},
+        "training": {
+            "steps": 6_000,
+            "batch": 256,
+            "learning_rate": 0.2,
+            "curriculum": "efficienttrain",
+            "bfloat16": True,
+        },
     },
 }
 COMMON = {

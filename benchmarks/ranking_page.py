@@ -69,6 +69,8 @@ def page() -> str:
         text += MACRO + macro_rows(macro) + "".join(describe(found) for found in macro)
     for found in load("trust-*.json"):
         text += trust_section(found)
+    for found in load("largest-*.json"):
+        text += largest_section(found)
     for found in load("ablation-[!t]*.json"):
         text += ABLATION
         for space in dict.fromkeys(row["space"] for row in found["variants"]):
@@ -109,6 +111,39 @@ def tau_of(found: Mapping[str, Any]) -> str:
     interval = found.get("tau_interval")
     text = f"{found['tau']:.3f}"
     return text if interval is None else f"{text} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+LARGEST = """
+## Whether the largest network is left behind
+
+{file}: the supernet of `{space}` on CIFAR-10 at the size of the proxy, and its largest network
+alone with the same {steps} steps of {batch} images. Share of the test images that is classified
+right; and while the supernet trains, of some validation images (largest / random / smallest).
+
+| seed | largest | the same alone | random | smallest | while training |
+|---|---|---|---|---|---|
+"""
+
+
+def largest_section(result: Mapping[str, Any]) -> str:
+    settings = result["seeds"][0]["settings"]
+    text = LARGEST.format(
+        file=f"[{result['file']}](../benchmarks/results/{result['file']})",
+        space=result["space"],
+        steps=settings["steps"],
+        batch=settings["batch"],
+    )
+    for found in result["seeds"]:
+        seen = "; ".join(
+            f"{look['step']}: {look['largest']:.0%} / {look['random']:.0%} / {look['smallest']:.0%}"
+            for look in found["probes"][2::3]
+        )
+        shared = found["supernet"]
+        text += (
+            f"| {found['seed']} | {shared['largest']:.1%} | {found['alone']:.1%} | "
+            f"{shared['random']:.1%} | {shared['smallest']:.1%} | {seen} |\n"
+        )
+    return text
 
 
 TRUST = """

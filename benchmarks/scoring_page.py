@@ -29,8 +29,8 @@ TITLE = """
 [{file}](../benchmarks/results/{file}): space `{space}` at width {width:g} and {side} x {side}
 pixels, {children} children, {images} images in chunks of {chunk}, after {steps} steps of training.
 
-| way | seconds | times faster | candidates a second | most memory, MiB | kept, MiB |
-|---|---|---|---|---|---|
+| way | seconds | times faster | candidates a second | kept, MiB |
+|---|---|---|---|---|
 """
 RACE = """
 - Outcomes of `tree` are those of one network after the other, image by image: {same}.
@@ -69,8 +69,7 @@ def section(file: str, result: Mapping[str, Any]) -> str:
         text += (
             f"| `{way}` | {seconds['median']:.1f} ({seconds['quartile_1']:.1f} to "
             f"{seconds['quartile_3']:.1f}) | {result['times_faster'][way]:.2f} | "
-            f"{found['candidates_a_second']:.2f} | {found['peak_mib']:.0f} | "
-            f"{found['kept_mib']:.0f} |\n"
+            f"{found['candidates_a_second']:.2f} | {found['kept_mib']:.0f} |\n"
         )
     share = race["share_of_images"]
     slicing = result["slicing"]
@@ -94,9 +93,11 @@ def section(file: str, result: Mapping[str, Any]) -> str:
         rhos=", ".join(f"{rho:.2f}" for rho in result["swaps"]["spearman"]),
     )
     if result["processor"]:
-        text += "- Time under other settings of the processor, over that as it is: "
+        text += "- Time under other settings of the processor, over that as it is:\n  "
         others = {name: v for name, v in result["processor"].items() if name != "as it is"}
         text += "; ".join(f"{name} {ratio:.2f}" for name, ratio in others.items()) + ".\n"
+    most = max(found["peak_mib"] for found in result["ways"].values())
+    text += f"- The whole process took {most:.0f} MiB at most, kept prefixes included.\n"
     return text
 
 
