@@ -63,6 +63,7 @@ class _Node:
     side: int
     placed: Placed | None = None
     worth: float = 0.0  # what it takes to compute it, in multiply-adds
+    measured: bool = False  # whether the part has running statistics
 
 
 @dataclass(slots=True)
@@ -242,16 +243,18 @@ class PopulationScorer:
         def make(number: int) -> _Node:
             cost = placed.cost()
             worth = before.worth + cost.macs + _MACS_A_BYTE * cost.bytes_moved
-            return _Node(number, before.branch, before.side, placed, worth)
+            measured = self._weights.statistics(placed) is not None
+            return _Node(number, before.branch, before.side, placed, worth, measured)
 
         return make
 
     def _number(self, key: tuple[Any, ...], parent: int, make: Callable[[int], _Node]) -> int:
         number = self._numbers.get(key)
         if number is None:
-            number = self._numbers[key] = len(self._nodes)
+            number = len(self._nodes)
             self._nodes.append(make(number))
             self._parents.append(parent)
+            self._numbers[key] = number
         return number
 
     def _tree(self, genomes: Sequence[Genome], found: Sequence[Measured]) -> _Tree:
@@ -280,10 +283,7 @@ class PopulationScorer:
         wanted: set[int] = set()
         for root in tree.roots:
             for number in tree.below(root):
-                placed = self._nodes[number].placed
-                if placed is None or number in self._statistics:
-                    continue
-                if self._weights.statistics(placed) is not None:
+                if self._nodes[number].measured and number not in self._statistics:
                     while number >= 0 and number not in wanted:
                         wanted.add(number)
                         number = self._parents[number]

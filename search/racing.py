@@ -34,20 +34,23 @@ from space.genome import Genome
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-FEWEST = 64  # images at the first look: below, the spread of the differences is hardly known
+# Images at the first look. On fewer, small networks take hardly less time than on these, and the
+# spread of the differences is hardly known.
+FEWEST = 256
 GROWTH = 1.5  # from one look to the next
 
 
 def looks(images: int, first: int | None = None, growth: float = GROWTH) -> tuple[int, ...]:
     """How many images have been seen at each look; the last sees all `images`.
 
-    The first sees 1 in 32 of them unless told otherwise, but at least `FEWEST`.
+    The first sees 1 in 32 of them unless told otherwise, but at least `FEWEST`; where that is more
+    than half of them, there is no other look than that at all.
     """
     if images < 1 or growth <= 1:
         raise ValueError(f"images is {images}, growth {growth}: at least 1, and above 1")
     n = max(FEWEST, images // 32) if first is None else max(1, first)
-    found = []
-    while n < images:
+    found: list[int] = []
+    while n < images and (found or 2 * n <= images):
         found.append(n)
         n = max(n + 1, round(n * growth))
     if len(found) > 1 and found[-1] * growth > images and images - found[-1] < found[-1] // 8:

@@ -193,6 +193,19 @@ def test_a_network_that_fails_fails_alone():
             assert outcome.score() == expected[i]
 
 
+def test_a_network_outside_the_supernet_fails_alone():
+    space = spaces()["LayerNorm"]
+    supernet, genomes = shaken("LayerNorm"), family(space, 2)
+    images, labels, options = common(space)
+    strange = spaces()["BatchNorm"].sample(np.random.default_rng(0))
+    scorer = PopulationScorer(supernet, images, labels, **options)
+    expected = scorer.scores(genomes)
+    for _ in range(2):
+        found = scorer.measure([genomes[0], strange, *genomes[1:]])
+        assert isinstance(found[1], Exception)
+        assert [one.score() for i, one in enumerate(found) if i != 1] == expected
+
+
 def test_outputs_that_are_no_numbers():
     """Have no score, and touch no other network's."""
     space = spaces()["LayerNorm"]

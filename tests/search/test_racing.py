@@ -53,12 +53,13 @@ def best(values, places):
     return set(np.argsort(-values.mean(1), kind="stable")[:places].tolist())
 
 
-@pytest.mark.parametrize("images", [1, 63, 64, 65, 100, 360, 1000, 10_000])
+@pytest.mark.parametrize("images", [1, 64, 256, 360, 511, 512, 1000, 10_000])
 def test_looks_end_with_all_images(images):
     found = looks(images)
     assert found[-1] == images
     assert list(found) == sorted(set(found))
-    assert found[0] >= min(64, images)
+    assert found[0] >= min(256, images)
+    assert (len(found) == 1) == (images < 512)
 
 
 @pytest.mark.parametrize("settle", [False, True])
