@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from benchmarks import ranking_nasbench_macro as macro
+from benchmarks.machine import device_name
 from evaluator.data import ImageData, load_data
 from evaluator.population import PopulationScorer
 from evaluator.trust import interval, kendall
@@ -120,7 +121,7 @@ def keep(path: Path, result: Mapping[str, Any]) -> None:
 def about() -> dict[str, Any]:
     return {
         "command": " ".join(["python -m benchmarks.ablation", *sys.argv[1:]]),
-        "device": macro.device_name("cpu"),
+        "device": device_name("cpu"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
 

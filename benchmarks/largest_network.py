@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.ranking_nasbench_macro import device_name
+from benchmarks.machine import device_name
 from evaluator.data import ImageData, Split, load_data
 from results.run_folder import write_text
 from space.files import load_space

@@ -40,7 +40,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.ranking_nasbench_macro import device_name, published_space, read_table, row_of
+from benchmarks.machine import device_name
+from benchmarks.ranking_nasbench_macro import published_space, read_table, row_of
 from evaluator.interfaces import Result
 from search.evolution import MUTATIONS, RegularizedEvolution
 from search.proposals import BAND, Proposals

@@ -32,6 +32,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.machine import device_name
 from commands.options import add_training, given_training
 from evaluator.data import ImageData, load_data
 from evaluator.effects import main_effects
@@ -294,12 +295,6 @@ def baselines(rows: Codes, space: Space, truth: pd.DataFrame) -> dict[str, Any]:
         },
     }
     return found
-
-
-def device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads a pass"
 
 
 if __name__ == "__main__":

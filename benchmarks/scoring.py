@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks.ranking_nasbench_macro import device_name
+from benchmarks.machine import device_name
 from evaluator.data import ImageData, Split, load_data
 from evaluator.population import PopulationScorer
 from evaluator.scoring import Outcomes, SupernetEvaluator

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.ranking_nasbench_macro import device_name
+from benchmarks.machine import device_name
 from commands.job import Job, make_runner, scorer_of
 from commands.options import make_parser, resolve
 from commands.search import front_so_far

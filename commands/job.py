@@ -247,8 +247,7 @@ def make_group_scorer(
     std: tuple[float, ...],
 ) -> PopulationScorer:
     """Measures groups of networks of the job's space with the weights that the supernet has now.
-    The images come in an order of their own, so
-    that the first of them stand for all."""
+    The images come in an order of their own, so that the first of them stand for all."""
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
     device, settings = supernet.device, job.settings
     parts = GraphedParts if settings.graphs else FrozenParts
