@@ -39,8 +39,9 @@ from evaluator.effects import main_effects
 from evaluator.population import PopulationScorer
 from evaluator.trust import interval, kendall, spearman
 from space.cost_table import CostTable
+from space.decisions import Codes
 from space.files import load_space
-from space.search_space import Codes, Space
+from space.search_space import Space
 from supernet.augmentation import normalise
 from supernet.batches import Batches, ResidentImages
 from supernet.checkpoints import Checkpoints

@@ -45,9 +45,10 @@ from evaluator.scoring import Outcomes, SupernetEvaluator
 from evaluator.swaps import swap_scores
 from search.racing import looks, race
 from space import build
+from space.decisions import Codes
 from space.files import load_space
 from space.genome import Genome
-from space.search_space import Codes, Space
+from space.search_space import Space
 from supernet.augmentation import normalise
 from supernet.batches import Batches, ResidentImages
 from supernet.checkpoints import Checkpoints

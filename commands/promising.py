@@ -16,8 +16,8 @@ from evaluator.zero_cost import AZ_NAS, fresh_network, log_rank_sum, zero_cost_s
 from evaluator.zero_cost.az_nas import COMPLEXITY
 from results.console import Console
 from search.proposals import BAND
+from space.decisions import Codes
 from space.genome import Genome
-from space.search_space import Codes
 from supernet.augmentation import normalise
 
 POOL = 4  # networks looked at for each that is taken

@@ -50,8 +50,9 @@ from search.proposals import Proposals
 from search.runner import one_line
 from search.settings import Settings
 from space.budget import Budget, quantity
+from space.decisions import Codes
 from space.genome import Genome
-from space.search_space import Codes, Space
+from space.search_space import Space
 from supernet.augmentation import normalise
 from supernet.checkpoints import Checkpoints
 from supernet.distributed import Elsewhere

@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from space.search_space import Codes, Space
+from space.decisions import Codes
+from space.search_space import Space
 
 STRENGTHS = np.logspace(-3, 3, 13)  # of the ridge penalty; the best by leave-one-out is taken
 

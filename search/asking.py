@@ -10,8 +10,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from search.proposals import BAND, Proposals
+from space.decisions import Codes
 from space.genome import Genome
-from space.search_space import Codes
 
 Ranges = NDArray[np.float64]  # (B, 2): the lowest and highest use of the budget for each place
 

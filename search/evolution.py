@@ -13,8 +13,8 @@ from evaluator.interfaces import Result
 from search.asking import Asking, Ranges, fresh
 from search.proposals import Proposals
 from search.reward import absolute_reward
+from space.decisions import Codes
 from space.genome import Genome
-from space.search_space import Codes
 
 MUTATIONS = ("uniform", "late")  # the default first
 PERIOD = 4  # with "late" mutation, every fourth ask for children is of "uniform" mutation

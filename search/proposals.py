@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from space.budget import Budget, quantity
 from space.cost_table import COSTS, CostTable
-from space.search_space import Codes, Space
+from space.decisions import Codes
+from space.search_space import Space
 
 BAND = 0.95  # networks that use at least this share of the budget are "at the budget"
 SLICE = 0.05  # width of the slices of the budget that spread proposals over smaller networks

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from evaluator.interfaces import Result
 from search.asking import Asking, Ranges
 from search.proposals import BAND, Proposals
+from space.decisions import Codes
 from space.genome import Genome
-from space.search_space import Codes, Space
+from space.search_space import Space
 
 
 class Policy(nn.Module):

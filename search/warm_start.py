@@ -26,12 +26,13 @@ from typing import Any
 import numpy as np
 
 from search.proposals import BAND, Proposals
+from space.decisions import Codes
 from space.genes import Part
 from space.genome import Genome
 from space.operators.inverted_bottleneck import InvertedBottleneck
 from space.presets.published import Preset
 from space.scaling import ALPHA, BETA, GAMMA
-from space.search_space import Choice, Codes, Slot, Space, StageSlot
+from space.search_space import Choice, Slot, Space, StageSlot
 
 _SPREAD, _STEP = 10.0, 0.25  # of phi: from a thousandth to a thousand times the MACs
 _MOVES = 60

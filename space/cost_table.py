@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from space.cost import Cost
+from space.decisions import Codes
 from space.genes import Part, Site
-from space.search_space import Choice, Codes, Option, Slot, Space, StageSlot
+from space.search_space import Choice, Option, Slot, Space, StageSlot
 
 COSTS = tuple(field.name for field in fields(Cost))
 

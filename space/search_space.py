@@ -2,8 +2,7 @@
 
 Every network of a space is a row of integers, one per `Variable`, so that a controller of any
 kind can work on it: uniform sampling, mutation and crossover are array operations over many rows,
-and `decode` turns a row into a `Genome`. A variable that does not matter in a row (a gene of an
-operator that is not chosen) holds 0 there, so that equal networks have equal rows.
+and `decode` turns a row into a `Genome`. What works on rows alone is in `space.decisions`.
 """
 
 from __future__ import annotations
@@ -17,25 +16,13 @@ from typing import Any
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
+from space.decisions import Codes, Conditions, Decisions, Variable
 from space.genes import Part, describe_allowed, gene_choices, lookup, scaled_channels
 from space.genome import Genome, Stage
 
-Codes = NDArray[np.int64]
 # Name of an option -> the kind of part, and for each gene the allowed values.
 Options = Mapping[str, tuple[str, Mapping[str, Sequence[Any]]]]
-Conditions = tuple[tuple[int, frozenset[int]], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One decision. It is active where every condition holds: the variable at that index is
-    active itself and has one of those codes."""
-
-    name: str
-    choices: tuple[Any, ...]
-    conditions: Conditions = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +190,7 @@ _ONE = _One()
 
 
 @dataclass(frozen=True)
-class Space:
+class Space(Decisions):
     """All networks that a space file allows. Make one with `space.files.load_space`."""
 
     name: str
@@ -275,97 +262,6 @@ class Space:
         for stage in self.stages:
             total *= stage.count()
         return total
-
-    # ---- many rows at once: (B, V) arrays
-
-    @cached_property
-    def cardinalities(self) -> Codes:
-        """Number of choices of each variable, (V,)."""
-        return np.array([len(variable.choices) for variable in self.variables], np.int64)
-
-    def active(self, codes: Codes) -> NDArray[np.bool_]:
-        """Which variables matter in each row, (B, V)."""
-        active = np.ones(codes.shape, bool)
-        for v, variable in enumerate(self.variables):
-            for parent, allowed in variable.conditions:
-                chosen = np.zeros(len(self.variables[parent].choices), bool)
-                chosen[list(allowed)] = True
-                active[:, v] &= active[:, parent] & chosen[codes[:, parent]]
-        return active
-
-    def canonical(self, codes: Codes) -> Codes:
-        """The rows with 0 in every variable that does not matter."""
-        return np.where(self.active(codes), codes, 0)
-
-    def sample_codes(self, rng: Generator, count: int) -> Codes:
-        """`count` rows; each variable that matters is uniform over its choices."""
-        return self.canonical(self._uniform(rng, count))
-
-    def mutate_codes(self, codes: Codes, rng: Generator, *, late: bool = False) -> Codes:
-        """Each row with one active variable changed; what that brings to life is uniform.
-
-        All are equally likely to be changed. With `late` it is the later of two that are drawn, so
-        that of n the k-th is changed with probability (2k - 1) / n^2 and mutants begin as the row
-        did for longer. What stands before the changed variable stays as it is in either case.
-        """
-        before = self.active(codes)
-        weights = before & (self.cardinalities > 1)
-        if not weights.any(axis=1).all():
-            raise ValueError(f"space {self.name!r} holds a single network: nothing can mutate")
-        chosen = _one_of(weights, rng)
-        if late:
-            chosen = np.maximum(chosen, _one_of(weights, rng))
-        rows = np.arange(len(codes))
-        steps = 1 + (rng.random(len(codes)) * (self.cardinalities[chosen] - 1)).astype(np.int64)
-        mutants = np.where(before, codes, self._uniform(rng, len(codes)))
-        mutants[rows, chosen] = (codes[rows, chosen] + steps) % self.cardinalities[chosen]
-        return self.canonical(mutants)
-
-    def neighbours(self, row: Sequence[int] | Codes) -> Codes:
-        """All rows that differ from `row` in one active variable, those that this brings to life
-        at their first choice; each once."""
-        row = np.asarray(row)
-        active = self.active(row[None])[0]
-        changed = [
-            np.where(np.arange(len(row)) == v, code, np.where(active, row, 0))
-            for v in np.flatnonzero(active)
-            for code in range(self.cardinalities[v])
-            if code != row[v]
-        ]
-        if not changed:
-            return np.empty((0, len(row)), np.int64)
-        rows = self.canonical(np.stack(changed))
-        _, first = np.unique(rows, axis=0, return_index=True)
-        return rows[np.sort(first)]
-
-    def cross_codes(
-        self, mothers: Codes, fathers: Codes, rng: Generator, *, one_point: bool = False
-    ) -> Codes:
-        """Uniform crossover: each variable from either parent, from the one where it is active
-        if it is so in one only, and uniform where the child needs what neither parent had.
-
-        With `one_point`, all that stands before a cut is the mother's, and behind it a variable
-        that is active in both is the father's. The cut is uniform over the variables in which the
-        two differ, but for the first, so that both have a part in the child (the reduced surrogate
-        of Booker, 1987, "Improving search in genetic algorithms"); where they differ in less than
-        two, the child is the mother.
-        """
-        in_mother, in_father = self.active(mothers), self.active(fathers)
-        if one_point and self.variables:
-            differ = mothers != fathers
-            cuts = differ & (differ.cumsum(axis=1) > 1)
-            cut = np.where(cuts.any(axis=1), _one_of(cuts, rng), len(self.variables))
-            before = np.arange(len(self.variables)) < cut[:, None]
-            from_mother = before | (in_mother & ~in_father)
-        else:
-            either = rng.random(mothers.shape) < 0.5
-            from_mother = np.where(in_mother == in_father, either, in_mother)
-        children = np.where(from_mother, mothers, fathers)
-        children = np.where(in_mother | in_father, children, self._uniform(rng, len(mothers)))
-        return self.canonical(children)
-
-    def _uniform(self, rng: Generator, count: int) -> Codes:
-        return rng.integers(0, self.cardinalities, (count, len(self.variables)))
 
     # ---- one genome at a time
 
@@ -505,8 +401,3 @@ class SpaceBuilder:
             start,
             len(self.variables),
         )
-
-
-def _one_of(which: NDArray[np.bool_], rng: Generator) -> Codes:
-    """In each row the place of one of those that are true, uniform, (B,)."""
-    return np.argmax(np.where(which, rng.random(which.shape), -1.0), axis=1)

@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from space.search_space import Codes, Space
+from space.decisions import Codes
+from space.search_space import Space
 
 
 class Sampler(Protocol):

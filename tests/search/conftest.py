@@ -13,9 +13,10 @@ from search.proposals import Proposals
 from search.reward import absolute_reward
 from space.budget import Budget
 from space.cost_table import CostTable
+from space.decisions import Codes
 from space.files import make_space
 from space.genome import Genome
-from space.search_space import Codes, Space
+from space.search_space import Space
 
 # 13,824 networks, few enough to go through all of them; every variable always matters.
 TOY = {

@@ -14,10 +14,11 @@ import torch
 from placements import name_of, placed_parts
 from torch import nn
 
+from space.decisions import Codes
 from space.files import make_space
 from space.genes import Part, Site, lookup
 from space.genome import Genome, Stage
-from space.search_space import Codes, Space
+from space.search_space import Space
 
 
 def all_placed() -> list[tuple[Part, Site]]:
