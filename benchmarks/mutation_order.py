@@ -44,7 +44,8 @@ from benchmarks.machine import device_name
 from benchmarks.ranking_nasbench_macro import published_space, read_table, row_of
 from evaluator.interfaces import Result
 from search.evolution import MUTATIONS, RegularizedEvolution
-from search.proposals import BAND, Proposals
+from search.networks import NetworkProposals
+from search.proposals import BAND
 from search.reward import absolute_reward
 from space.budget import Budget
 from space.cost import Cost
@@ -57,7 +58,7 @@ BEST = 0.001  # of all encodings
 LATE_MINUS_UNIFORM = "late - uniform"
 
 
-class Everywhere(Proposals):
+class Everywhere(NetworkProposals):
     """Plans no place in the budget."""
 
     def slices(self) -> list[tuple[float, float]]:
@@ -105,7 +106,7 @@ Scoring = Callable[[tuple[int, ...]], float]
 
 
 def play(
-    proposals: Proposals,
+    proposals: NetworkProposals,
     mutation: str,
     seed: int,
     score: Scoring,
@@ -167,7 +168,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     begun = time.perf_counter()
     table = on_table(options.table, options.seeds, options.evaluations)
     space = load_space(options.space)
-    proposals = Proposals(space, CostTable(space), Budget.parse(options.budget))
+    proposals = NetworkProposals(space, CostTable(space), Budget.parse(options.budget))
     on_space = {
         name: planned(proposals, scoring, options.space_seeds, options.space_evaluations)
         for name, scoring in (("likeness", likeness), ("random", at_random))
@@ -246,7 +247,7 @@ def on_table(path: Path, seeds: int, evaluations: int) -> dict[str, Any]:
 # ---- on a space of this project
 
 
-def likeness(proposals: Proposals, seed: int) -> Scoring:
+def likeness(proposals: NetworkProposals, seed: int) -> Scoring:
     """The share of decisions in common with a hidden network: one that matters in both and has
     the same value, or that matters in neither."""
     space = proposals.space
@@ -260,14 +261,14 @@ def likeness(proposals: Proposals, seed: int) -> Scoring:
     return score
 
 
-def at_random(_: Proposals, seed: int) -> Scoring:
+def at_random(_: NetworkProposals, seed: int) -> Scoring:
     rng = np.random.default_rng([seed, 98])
     return lambda row: float(rng.random())
 
 
 def planned(
-    proposals: Proposals,
-    scoring: Callable[[Proposals, int], Scoring],
+    proposals: NetworkProposals,
+    scoring: Callable[[NetworkProposals, int], Scoring],
     seeds: int,
     evaluations: int,
 ) -> dict[str, Any]:

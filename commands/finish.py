@@ -23,7 +23,8 @@ from results.run_folder import (
 )
 from results.store import Store
 from results.trust_card import read_card, verdict
-from search.proposals import BAND, Reachable
+from search.networks import Reachable
+from search.proposals import BAND
 from space.budget import quantity
 from space.genome import Genome
 from space.presets import presets

@@ -20,7 +20,7 @@ from evaluator.scoring import SupernetEvaluator
 from evaluator.zero_cost import score_names
 from search.controllers import CONTROLLERS
 from search.interfaces import Runner
-from search.proposals import Proposals
+from search.networks import NetworkProposals
 from search.racing import RacingRunner, looks
 from search.settings import Settings
 from search.warm_start import Start, warm_start
@@ -75,7 +75,7 @@ class Job:
                 f"in_channels is {self.space.in_channels}, but must be 3: images are read as RGB"
             )
         self.table = CostTable(self.space)
-        self.proposals = Proposals(self.space, self.table, self.budget)
+        self.proposals = NetworkProposals(self.space, self.table, self.budget)
         if settings.controller not in CONTROLLERS:
             known = ", ".join(CONTROLLERS)
             raise ValueError(f"unknown controller {settings.controller!r}; there are {known}")

@@ -16,7 +16,8 @@ from results.console import duration, table
 from results.run_folder import (
     RunFolder,
 )
-from search.proposals import BAND, Reachable
+from search.networks import Reachable
+from search.proposals import BAND
 from space.budget import Budget, quantity
 from supernet.augmentation import normalise
 from supernet.batches import Batches, ResidentImages

@@ -45,8 +45,8 @@ from results.run_folder import (
 )
 from results.store import Store, network_name
 from results.trust_card import show, write_card
+from search.networks import NetworkProposals
 from search.proposals import BAND as AT_BUDGET
-from search.proposals import Proposals
 from search.runner import one_line
 from search.settings import Settings
 from space.budget import Budget, quantity
@@ -304,14 +304,14 @@ def choose(run: OpenRun, count: int, seed: int) -> list[Chosen]:
     return found
 
 
-def by_macs(run: OpenRun) -> Proposals:
+def by_macs(run: OpenRun) -> NetworkProposals:
     """Proposals whose ranges are of MACs: up to the budget, or to the largest network."""
     job = run.job
     largest = job.proposals.reachable().largest["macs"]
     highest = min(largest, job.budget.macs or largest)
     if highest == job.budget.macs:
         return job.proposals
-    return Proposals(
+    return NetworkProposals(
         job.space, job.table, Budget(macs=highest, params=job.budget.params, text=job.budget.text)
     )
 
@@ -325,7 +325,7 @@ def _scattered(count: int) -> list[int]:
 
 def _unseen(
     run: OpenRun,
-    proposals: Proposals,
+    proposals: NetworkProposals,
     ranges: Sequence[tuple[str, tuple[float, float]]],
     rng: np.random.Generator,
     seen: set[str],

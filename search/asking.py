@@ -2,48 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from search.problem import Row, Trial
 from search.proposals import BAND, Proposals
 from space.decisions import Codes
-from space.genome import Genome
 
 Ranges = NDArray[np.float64]  # (B, 2): the lowest and highest use of the budget for each place
 
-_ROUNDS = 8  # attempts of the controller itself to find a network that is new
+_ROUNDS = 8  # attempts of the controller itself to find a row that is new
 _DRAWS = 256  # uniform rows that are looked through in each of as many rounds after that
 
 
 class Asking:
-    """Plans where in the budget an ask's networks lie, and hands out each network once.
+    """Plans where in the budget an ask's rows lie, and hands out each once.
 
     Of all networks asked for, the share `at_budget` uses 95 % of the budget and more: the best
     network of a search is one of these. Each of the others lies in one of the slices of the
     budget (`Proposals.slices`), which are equally likely, so that the front of score against cost
-    is searched along its whole length.
+    is searched along its whole length. Of a problem that is not banded, with a cost for an
+    objective, all lie in slices; without one, anywhere.
 
     The rows in `first`, if there are any, come before all others and without a plan.
 
-    ValueError where the space has no network at the budget.
+    ValueError where the problem has no row that is wanted.
     """
 
     def __init__(self, proposals: Proposals, at_budget: float, first: Sequence[Sequence[int]] = ()):
         if not 0 <= at_budget <= 1:
             raise ValueError(f"at_budget is {at_budget}, but must be from 0 to 1")
         proposals.check()
-        self._proposals, self._at_budget = proposals, at_budget
-        self._slices = np.array(proposals.slices())
+        problem = proposals.problem
+        self._proposals, self._key = proposals, problem.key
+        self._at_budget = at_budget if problem.banded else 0.0
+        sliced = problem.target is not None and (problem.banded or problem.wanted_small)
+        self._slices = np.array(proposals.slices() if sliced else [(0.0, 1.0)])
         self._places = 0  # asked for so far
-        self._known: set[str] = set()
-        self._waiting = [tuple(map(int, row)) for row in first]
+        self._rows: list[Row] = []  # that were asked for or told
+        self._known: set[Hashable] = set()  # their keys
+        self._waiting: list[Row] = [tuple(map(int, row)) for row in first]
+        self._rest: Codes | None = None  # what is left, once little is
+
+    def __len__(self) -> int:
+        """How many rows were asked for or told."""
+        return len(self._rows)
+
+    def knows(self, row: Row) -> bool:
+        return self._key(row) in self._known
 
     def plan(self, rng: Generator, count: int) -> Ranges:
-        """The ranges of use for the next `count` networks."""
+        """The ranges of use for the next `count` rows."""
         ranges = self._slices[rng.integers(0, len(self._slices), count)]
         for i in range(count):
             place = self._places + i
@@ -54,69 +67,91 @@ class Asking:
         self._places += count
         return ranges
 
-    def ask(self, rng: Generator, count: int, propose: Callable[[Ranges], Codes]) -> list[Genome]:
-        """`count` new networks, or fewer where next to nothing new is left.
+    def ask(self, rng: Generator, count: int, propose: Callable[[Ranges], Codes]) -> list[Row]:
+        """`count` new rows, or fewer where no more are left; where there are too many rows to go
+        through them all, where next to nothing new is left.
 
         `propose` gives one row for each range. A row that is no news is proposed anew, in the end
         anywhere in the budget; after that uniform rows are looked through.
         """
-        first = self._take_first(count)
-        if len(first) == count:
-            return first
-        return first + self._ask(rng, count - len(first), propose)
+        found = self.first(count)
+        return found if len(found) == count else found + self._ask(rng, count - len(found), propose)
 
-    def _take_first(self, count: int) -> list[Genome]:
-        """Up to `count` of the networks that were given to begin with."""
-        found: list[Genome] = []
+    def first(self, count: int) -> list[Row]:
+        """Up to `count` of the rows that were given to begin with."""
+        found: list[Row] = []
         while self._waiting and len(found) < count:
-            genome = self._news(np.array(self._waiting.pop(0), np.int64))
-            found += [genome] if genome is not None else []
+            row = self.news(self._waiting.pop(0))
+            found += [row] if row is not None else []
         return found
 
-    def _ask(self, rng: Generator, count: int, propose: Callable[[Ranges], Codes]) -> list[Genome]:
+    def _ask(self, rng: Generator, count: int, propose: Callable[[Ranges], Codes]) -> list[Row]:
         ranges = self.plan(rng, count)
-        found: list[Genome | None] = [None] * count
+        found: list[Row | None] = [None] * count
         for attempt in range(2 * _ROUNDS):
-            missing = [i for i, genome in enumerate(found) if genome is None]
+            missing = [i for i, row in enumerate(found) if row is None]
             if not missing:
                 break
             if attempt >= _ROUNDS // 2:
                 ranges[:] = 0, 1
             if attempt < _ROUNDS:
-                rows = propose(ranges[missing])
-                for i, row in zip(missing, rows, strict=True):
-                    found[i] = self._news(row)
+                for i, row in zip(missing, propose(ranges[missing]), strict=True):
+                    found[i] = self.news(row)
+            elif (rest := self._remaining()) is not None:
+                for i, row in zip(missing, rng.permutation(rest), strict=False):
+                    found[i] = self.news(row)
             else:
                 rows = np.unique(self._proposals.sample(rng, _DRAWS), axis=0)
-                news = (self._news(row) for row in rng.permutation(rows))
-                for i, genome in zip(missing, filter(None, news), strict=False):
-                    found[i] = genome
-        return [genome for genome in found if genome is not None]
+                news = (self.news(row) for row in rng.permutation(rows))
+                for i, row in zip(missing, filter(None, news), strict=False):
+                    found[i] = row
+        return [row for row in found if row is not None]
 
-    def _news(self, row: Codes) -> Genome | None:
-        """The network of a row if it is not known yet; from now on it is."""
-        genome = self._proposals.space.decode(row)
-        if genome.digest in self._known:
+    def _remaining(self) -> Codes | None:
+        """All rows that are new, in a fixed order; None where there are too many to go through."""
+        if self._rest is None:
+            self._rest = self._proposals.everything()
+        if self._rest is not None:
+            new = [not self.knows(tuple(map(int, row))) for row in self._rest]
+            self._rest = self._rest[np.array(new, bool)]
+        return self._rest
+
+    def news(self, row: Sequence[int] | Codes) -> Row | None:
+        """The row if it is not known yet; from now on it is."""
+        plain = tuple(map(int, row))
+        if self.knows(plain):
             return None
-        self._known.add(genome.digest)
-        return genome
+        self._add(plain)
+        return plain
 
-    def learn(self, genomes: Sequence[Genome]) -> None:
-        """Networks that were told are not proposed, whoever asked for them."""
-        self._known.update(genome.digest for genome in genomes)
+    def learn(self, trials: Sequence[Trial]) -> None:
+        """Rows that were told are not proposed, whoever asked for them."""
+        for row in sorted(trial.row for trial in trials):
+            self.news(row)
+
+    def _add(self, row: Row) -> None:
+        self._known.add(self._key(row))
+        self._rows.append(row)
 
     def state_dict(self) -> dict[str, Any]:
-        waiting = [list(row) for row in self._waiting]
-        return {"places": self._places, "known": sorted(self._known), "waiting": waiting}
+        width = len(self._proposals.decisions.variables)
+        return {
+            "places": self._places,
+            "rows": np.array(self._rows, np.int32).reshape(len(self._rows), width),
+            "waiting": [list(row) for row in self._waiting],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._places, self._known = state["places"], set(state["known"])
-        self._waiting = [tuple(row) for row in state.get("waiting", ())]
+        self._places = state["places"]
+        self._rows, self._known, self._rest = [], set(), None
+        for row in state["rows"].tolist():
+            self._add(tuple(row))
+        self._waiting = [tuple(row) for row in state["waiting"]]
 
 
 def fresh(proposals: Proposals, rng: Generator, ranges: Ranges) -> Codes:
     """A uniform row for each range."""
-    rows = np.empty((len(ranges), len(proposals.space.variables)), np.int64)
+    rows = np.empty((len(ranges), len(proposals.decisions.variables)), np.int64)
     kinds, where = np.unique(ranges, axis=0, return_inverse=True)
     for i, (low, high) in enumerate(kinds):
         places = np.flatnonzero(where.reshape(-1) == i)

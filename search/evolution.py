@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from evaluator.interfaces import Result
 from search.asking import Asking, Ranges, fresh
+from search.problem import Row, Trial, succeeded
 from search.proposals import Proposals
 from search.reward import absolute_reward
 from space.decisions import Codes
-from space.genome import Genome
 
 MUTATIONS = ("uniform", "late")  # the default first
 PERIOD = 4  # with "late" mutation, every fourth ask for children is of "uniform" mutation
@@ -79,15 +78,15 @@ class RegularizedEvolution:
         self._child_asks = 0  # asks for children so far, by which the period goes
         self._members: list[_Member] = []  # oldest first
 
-    def ask(self, count: int) -> list[Genome]:
+    def ask(self, count: int) -> list[Row]:
         """The first `population` networks are those of a random search."""
         first = min(count, max(0, self._population - self._asked))
-        genomes = self._asking.ask(self._rng, first, self._fresh) if first else []
+        rows = self._asking.ask(self._rng, first, self._fresh) if first else []
         if first < count:
             self._child_asks += 1
-            genomes += self._asking.ask(self._rng, count - first, self._children)
+            rows += self._asking.ask(self._rng, count - first, self._children)
         self._asked += count
-        return genomes
+        return rows
 
     def _fresh(self, ranges: Ranges) -> Codes:
         return fresh(self._proposals, self._rng, ranges)
@@ -101,26 +100,26 @@ class RegularizedEvolution:
         )
         late = self._mutation == "late" and self._child_asks % PERIOD != 0
         crossed = self._rng.random(len(ranges)) < self._crossover
-        children = self._proposals.space.cross_codes(mothers, fathers, self._rng, one_point=late)
+        children = self._proposals.decisions.cross_codes(
+            mothers, fathers, self._rng, one_point=late
+        )
         rows = np.where(crossed[:, None], children, mothers)
         return self._proposals.mutate(rows, self._rng, low, high, late=late)
 
     def _winner(self, high: float) -> _Member:
         return tournament(self._members, self._tournament, high, self._rng)
 
-    def tell(self, results: Sequence[Result]) -> None:
-        self._asking.learn([result.genome for result in results])
-        for result in sorted(results, key=lambda result: result.genome.digest):
-            if result.score is None or result.reward is None:
-                continue
-            self._members.append(
-                _Member(
-                    tuple(map(int, self._proposals.space.encode(result.genome))),
-                    self._proposals.budget.use(result.cost),
-                    result.score,
-                    result.reward,
-                )
-            )
+    def tell(self, trials: Sequence[Trial]) -> None:
+        self._asking.learn(trials)
+        found = succeeded(trials)
+        if not found:
+            return
+        uses = self._proposals.use(np.array([trial.row for trial in found], np.int64))
+        for trial, use in zip(found, uses, strict=True):
+            assert trial.values is not None
+            score = trial.values[0]
+            reward = absolute_reward(score, float(use))
+            self._members.append(_Member(trial.row, float(use), score, reward))
         del self._members[: -self._population]
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,22 +7,24 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from evaluator.interfaces import Result, Score
+from search.problem import Row, Trial
 from space.genome import Genome
 
 
 class Controller(Protocol):
-    """Proposes networks inside the budget and learns from their scores."""
+    """Proposes rows of a problem inside its limits and learns from what is observed of them."""
 
-    def ask(self, count: int) -> list[Genome]:
-        """Up to `count` genomes to evaluate; may be called before earlier ones are told.
+    def ask(self, count: int) -> list[Row]:
+        """Up to `count` rows to evaluate; may be called before earlier ones are told.
 
-        None was proposed or told before. Fewer than `count` means that the space has next to
-        nothing new inside the budget; none ends the search.
+        None was proposed or told before. Fewer than `count` means that next to nothing new is
+        left inside the limits; none ends the search.
         """
         ...
 
-    def tell(self, results: Sequence[Result]) -> None:
-        """Takes results in any order; a failed one (`score` is None) is never a parent."""
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Takes trials in any order, of rows that were asked for or not; some that were asked for
+        may never be told. Nothing is learnt from a failed one."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

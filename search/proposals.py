@@ -1,9 +1,10 @@
-"""Networks inside a budget: what every controller draws its proposals from.
+"""Rows inside a budget: what every controller draws its proposals from.
 
 The cost of a row is known before it is scored, so the budget is hard: nothing outside it is ever
 proposed. Where chance hits the budget often enough, rows are drawn until enough of them fit, which
 keeps them uniform. Where it does not (a budget near the cheapest network of the space, or several
-limits at once), rows walk towards the budget by random one-variable changes.
+limits at once), rows walk towards the budget by random one-variable changes. Of a problem that has
+no more than certain rows (`Problem.members`), rows are drawn from these.
 
 The *use* of a row is its cost over its limit, for the cost that the budget steers (`target`). A
 range of use, `low` to `high`, is everywhere one number or one for each row. All limits of the
@@ -12,17 +13,14 @@ budget hold in any range.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from space.budget import Budget, quantity
-from space.cost_table import COSTS, CostTable
+from search.problem import ENUMERABLE, Problem
 from space.decisions import Codes
-from space.search_space import Space
 
 BAND = 0.95  # networks that use at least this share of the budget are "at the budget"
 SLICE = 0.05  # width of the slices of the budget that spread proposals over smaller networks
@@ -38,106 +36,94 @@ _REPAIR_STEPS = 40
 _REPAIR_TRIES = 16  # the best of many changes: few of them are needed
 _MIXING_STEPS = 12  # random steps inside the range, away from a row of the pool
 _HEAT = 0.05  # in units of the logarithm of a cost: 5 %
+_NO_MEMBER = 100.0  # further away than any cost can be
 
 Share = float | NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Reachable:
-    """What networks of a space cost, and how many of them a budget allows.
-
-    `smallest` and `largest` are exact; `median` and the shares are those of 10,000 networks whose
-    variables are uniform. `share` fits the budget, `share_at_budget` uses 95 % of it and more.
-    """
-
-    smallest: Mapping[str, int]
-    median: Mapping[str, int]
-    largest: Mapping[str, int]
-    share: float
-    share_at_budget: float
-
-
 class Proposals:
-    """Rows of `space` inside `budget`: fresh ones, mutants and children.
+    """Rows of `problem` inside its limits: fresh ones, mutants and children.
 
     What is drawn depends on the arguments and the generator only, not on earlier calls, so that a
     search which was stopped and one which was not draw the same rows.
     """
 
-    def __init__(self, space: Space, table: CostTable, budget: Budget):
-        self.space, self.table, self.budget = space, table, budget
-        self._target = COSTS.index(budget.target)
-        self._limits = [(COSTS.index(name), limit) for name, limit in budget.limits().items()]
-        self._survey = space.sample_codes(np.random.default_rng(0), _SURVEY)
-        self._survey_costs = table.costs(self._survey)
-        self._ends = np.stack(
-            [
-                table.extreme(name, largest=largest)
-                for name in budget.limits()
-                for largest in (False, True)
-            ]
-        )
+    def __init__(self, problem: Problem):
+        self.problem, self.decisions = problem, problem.decisions
+        names = problem.cost_names
+        self._limits = [(names.index(name), limit) for name, limit in problem.limits.items()]
+        if problem.members is None:
+            self._survey = self.decisions.sample_codes(np.random.default_rng(0), _SURVEY)
+        else:
+            self._survey = problem.members
+        self._survey_costs = problem.costs(self._survey)
+        width = len(self.decisions.variables)
+        self._ends = np.empty((0, width), np.int64) if problem.ends is None else problem.ends
+        self._target = None if problem.target is None else names.index(problem.target)
+        self.limit = 1.0  # of the target
+        if self._target is not None:
+            known = [self._survey_costs, problem.costs(self._ends)]
+            largest = float(max(costs[:, self._target].max(initial=0) for costs in known))
+            self.limit = problem.limits.get(str(problem.target), largest) or 1.0
         self._pools: dict[tuple[float, float], Codes] = {}
+        self._members: dict[bytes, int] | None = None
 
     # ---- what a row uses
 
     def use(self, codes: Codes) -> NDArray[np.float64]:
-        """Share of the target's limit that each row uses, (B,)."""
-        return self.table.costs(codes)[:, self._target] / self.budget.limit
+        """Share of the target's limit that each row uses, (B,); 1 where nothing is steered."""
+        return self._use(self.problem.costs(codes))
+
+    def _use(self, costs: NDArray[Any]) -> NDArray[np.float64]:
+        return np.ones(len(costs)) if self._target is None else costs[:, self._target] / self.limit
 
     def fits(self, codes: Codes, low: Share = 0.0, high: Share = 1.0) -> NDArray[np.bool_]:
         """Which rows are inside the budget and in the range of use, (B,)."""
-        return self._fits(self.table.costs(codes), low, high)
+        return self._fits(self.problem.costs(codes), low, high) & self._is_member(codes)
 
-    def _fits(self, costs: NDArray[np.int64], low: Share, high: Share) -> NDArray[np.bool_]:
-        use = costs[:, self._target] / self.budget.limit
+    def _fits(self, costs: NDArray[Any], low: Share, high: Share) -> NDArray[np.bool_]:
+        use = self._use(costs)
         inside = (use >= low) & (use <= high)
         for column, limit in self._limits:
             inside &= costs[:, column] <= limit
         return inside
 
+    def _is_member(self, codes: Codes) -> NDArray[np.bool_]:
+        if self.problem.members is None:
+            return np.ones(len(codes), bool)
+        if self._members is None:
+            members = np.ascontiguousarray(self.problem.members, np.int64)
+            self._members = {row.tobytes(): i for i, row in enumerate(members)}
+        rows = np.ascontiguousarray(codes, np.int64)
+        return np.array([row.tobytes() in self._members for row in rows], bool)
+
     def distance(self, codes: Codes, low: Share, high: Share) -> NDArray[np.float64]:
         """How far each row is from fitting, (B,): the sum of the logarithms of what is too much
-        and too little; 0 where it fits."""
-        costs = self.table.costs(codes)
-        use = costs[:, self._target] / self.budget.limit
-        distance = np.maximum(0, np.log(np.maximum(low, 1e-12) / use))
-        distance += np.maximum(0, np.log(use / np.maximum(high, 1e-12)))
+        and too little; 0 where it fits. What is no row of the problem is further than all others.
+        """
+        costs = self.problem.costs(codes)
+        use = self._use(costs)
+        distance = np.maximum(0, np.log(np.maximum(low, 1e-12) / np.maximum(use, 1e-12)))
+        distance += np.maximum(0, np.log(np.maximum(use, 1e-12) / np.maximum(high, 1e-12)))
         for column, limit in self._limits:
             if column != self._target:
-                distance += np.maximum(0, np.log(costs[:, column] / limit))
+                distance += np.maximum(0, np.log(np.maximum(costs[:, column], 1e-12) / limit))
         # Rounding of a quotient must not decide what fits: that is said by whole numbers alone.
         fits = self._fits(costs, low, high)
-        return np.where(fits, 0.0, np.maximum(distance, 1e-12))
+        distance = np.where(fits, 0.0, np.maximum(distance, 1e-12))
+        return np.where(self._is_member(codes), distance, distance + _NO_MEMBER)
 
-    # ---- what is there at all
-
-    def reachable(self) -> Reachable:
-        """The costs of the space and the share of it that the budget allows."""
-        names = ("macs", "params")
-        ends = [
-            {
-                name: int(self.table.column(row[None], name)[0])
-                for name in names
-                for row in [self.table.extreme(name, largest=largest)]
-            }
-            for largest in (False, True)
-        ]
-        costs = self._survey_costs
-        median = {name: int(np.median(costs[:, COSTS.index(name)])) for name in names}
-        share = float(self._fits(costs, 0.0, 1.0).mean())
-        at_budget = float(self._fits(costs, BAND, 1.0).mean())
-        return Reachable(ends[0], median, ends[1], share, at_budget)
+    # ---- what there is at all
 
     def slices(self) -> list[tuple[float, float]]:
-        """Ranges of use, `SLICE` wide, from that of the cheapest network of the space up to the
-        budget. Those in between may be empty."""
+        """Ranges of use, `SLICE` wide, from that of the cheapest row up to the budget. Those in
+        between may be empty."""
         count = round(1 / SLICE)
-        ends = self.use(self._ends)
+        uses = self.use(self._ends if len(self._ends) else self._survey)
         return [
             (k / count, (k + 1) / count)
             for k in range(count)
-            if (k + 1) / count >= ends.min() and k / count <= ends.max()
+            if (k + 1) / count >= uses.min() and k / count <= uses.max()
         ]
 
     def has(self, low: float, high: float) -> bool:
@@ -146,42 +132,56 @@ class Proposals:
         return bool(easy) or len(self._pool(low, high)) > 0
 
     def check(self) -> None:
-        """ValueError, with what the space reaches, where no network is at the budget."""
-        for low in (0.0, BAND):
+        """ValueError where no row is wanted: at the budget, if the problem is banded."""
+        for low in (0.0, BAND) if self.problem.banded else (0.0,):
             if not self.has(low, 1.0):
-                raise ValueError(self._unreachable(low, 1.0))
+                raise ValueError(self.unreachable(low, 1.0))
 
-    def _unreachable(self, low: float, high: float) -> str:
-        names = {"macs": "MACs", "params": "parameters"}
-        reach = " and ".join(
-            f"{quantity(ends[0])} to {quantity(ends[1])} {names[name]}"
-            for i, name in enumerate(self.budget.limits())
-            for ends in [self.table.column(self._ends[2 * i : 2 * i + 2], name)]
+    def unreachable(self, low: float, high: float) -> str:
+        """Why there is nothing in the range."""
+        limits = ", ".join(f"{name} <= {limit:g}" for name, limit in self.problem.limits.items())
+        least = ", ".join(
+            f"{self.problem.cost_names[column]} {self._survey_costs[:, column].min():g}"
+            for column, _ in self._limits
         )
-        wanted = "fits" if low == 0 and high == 1 else f"uses {low:.0%} to {high:.0%} of"
-        known = np.concatenate([self._survey, self._ends])
-        inside = self.use(known)[self.fits(known)]
-        closest = f"; the most that was found uses {inside.max():.1%}" if len(inside) else ""
         return (
-            f"no network of space {self.space.name!r} {wanted} the budget {self.budget.text!r}: "
-            f"the space has networks of {reach}{closest}"
+            f"nothing in {self.decisions.name!r} is within {limits or 'no limit'} and uses "
+            f"{low:.0%} to {high:.0%} of it; the least that was found is {least}"
         )
+
+    def everything(self) -> Codes | None:
+        """All rows that fit; None where there are too many rows to go through."""
+        if self.problem.members is not None:
+            rows: Codes | None = self.problem.members
+        else:
+            rows = self.decisions.every_code(ENUMERABLE)
+        return None if rows is None else rows[self.fits(rows)]
 
     # ---- rows
 
     def sample(self, rng: Generator, count: int, low: float = 0.0, high: float = 1.0) -> Codes:
         """`count` rows that fit; ValueError, with what the space reaches, where none is found."""
+        if self.problem.members is not None:
+            return self._draw(rng, count, low, high)
         if self._fits(self._survey_costs, low, high).sum() >= _EASY_HITS:
-            found = np.empty((0, len(self.space.variables)), np.int64)
+            found = np.empty((0, len(self.decisions.variables)), np.int64)
             while len(found) < count:
-                codes = self.space.sample_codes(rng, _BATCH)
+                codes = self.decisions.sample_codes(rng, _BATCH)
                 found = np.concatenate([found, codes[self.fits(codes, low, high)]])
             return found[:count]
         pool = self._pool(low, high)
         if not len(pool):
-            raise ValueError(self._unreachable(low, high))
+            raise ValueError(self.unreachable(low, high))
         rows = pool[rng.integers(0, len(pool), count)]
         return self._mix(rows, rng, low, high, _MIXING_STEPS)
+
+    def _draw(self, rng: Generator, count: int, low: float, high: float) -> Codes:
+        """As `sample`, of the problem's members."""
+        assert self.problem.members is not None
+        inside = np.flatnonzero(self._fits(self._survey_costs, low, high))
+        if not len(inside):
+            raise ValueError(self.unreachable(low, high))
+        return self.problem.members[inside[rng.integers(0, len(inside), count)]]
 
     def mutate(
         self,
@@ -195,9 +195,9 @@ class Proposals:
         """A mutant of each row that fits: one variable changed, or, where no such mutant was
         found, as many as it takes to come into the range; at worst a fresh row. With `late`, later
         variables are changed more often, see `Space.mutate_codes`."""
-        if not self.space.variables:
+        if not self.decisions.variables:
             return rows.copy()  # a single network
-        mutants = self.space.mutate_codes(np.repeat(rows, _TRIES, axis=0), rng, late=late)
+        mutants = self.decisions.mutate_codes(np.repeat(rows, _TRIES, axis=0), rng, late=late)
         return self._pick(mutants, len(rows), rng, low, high, late=late)
 
     def cross(
@@ -213,7 +213,7 @@ class Proposals:
         """A child of each pair that fits, found as by `mutate`; with `late` by one-point
         crossover, see `Space.cross_codes`."""
         many = [np.repeat(parents, _TRIES, axis=0) for parents in (mothers, fathers)]
-        children = self.space.cross_codes(many[0], many[1], rng, one_point=late)
+        children = self.decisions.cross_codes(many[0], many[1], rng, one_point=late)
         return self._pick(children, len(mothers), rng, low, high, late=late)
 
     def repair(self, rows: Codes, rng: Generator, low: Share = 0.0, high: Share = 1.0) -> Codes:
@@ -252,6 +252,10 @@ class Proposals:
         nearest = np.argmin(away.reshape(count, tries), axis=1) + tries * np.arange(count)
         rows, away = codes[nearest], away[nearest]
         far = np.flatnonzero(away)
+        if self.problem.members is not None:
+            for i in far:
+                rows[i] = self._nearest_member(rows[i], rng, float(low[i]), float(high[i]))
+            return rows
         if len(far):
             rows[far] = self._walk(
                 rows[far], rng, low[far], high[far], _REPAIR_STEPS, tries=_REPAIR_TRIES, late=late
@@ -260,6 +264,19 @@ class Proposals:
         for i in np.flatnonzero(away):
             rows[i] = self.sample(rng, 1, float(low[i]), float(high[i]))[0]
         return rows
+
+    def _nearest_member(self, row: Codes, rng: Generator, low: float, high: float) -> Codes:
+        """One of the problem's members in the range that differ from the row in fewest variables,
+        though in one."""
+        assert self.problem.members is not None
+        inside = self.problem.members[self._fits(self._survey_costs, low, high)]
+        if not len(inside):
+            raise ValueError(self.unreachable(low, high))
+        differ = (inside != row).sum(axis=1)
+        if (differ > 0).any():
+            inside, differ = inside[differ > 0], differ[differ > 0]
+        nearest = np.flatnonzero(differ == differ.min())
+        return inside[nearest[rng.integers(0, len(nearest))]]
 
     def _walk(
         self,
@@ -280,7 +297,7 @@ class Proposals:
         for the worse is taken with a probability that falls with its size and with time.
         """
         rows = rows.copy()
-        if not len(self.space.variables):
+        if not len(self.decisions.variables):
             return rows  # a single network
         low, high = (np.broadcast_to(np.asarray(s, float), len(rows)) for s in (low, high))
         away = self.distance(rows, low, high)
@@ -289,7 +306,7 @@ class Proposals:
             if not len(moving) or (enough and len(rows) - len(moving) >= enough):
                 break
             many = np.repeat(rows[moving], tries, axis=0)
-            mutants = self.space.mutate_codes(many, rng, late=late)
+            mutants = self.decisions.mutate_codes(many, rng, late=late)
             ranges = (np.repeat(share[moving], tries) for share in (low, high))
             distance = self.distance(mutants, *ranges)
             best = distance.reshape(-1, tries).argmin(1) + tries * np.arange(len(moving))
@@ -303,8 +320,8 @@ class Proposals:
     def _mix(self, rows: Codes, rng: Generator, low: float, high: float, steps: int) -> Codes:
         """The rows after `steps` random changes, of which those that leave the range are undone."""
         rows = rows.copy()
-        for _ in range(steps if self.space.variables else 0):
-            mutants = self.space.mutate_codes(rows, rng)
+        for _ in range(steps if self.decisions.variables else 0):
+            mutants = self.decisions.mutate_codes(rows, rng)
             fits = self.fits(mutants, low, high)
             rows[fits] = mutants[fits]
         return rows
@@ -320,9 +337,13 @@ class Proposals:
 
     def _find_pool(self, rng: Generator, low: float, high: float) -> Codes:
         """Walks from the rows that come nearest by chance, and from the ends of the space."""
+        if self.problem.members is not None:
+            return self.problem.members[self._fits(self._survey_costs, low, high)]
         away = self.distance(self._survey, low, high)
         near = self._survey[np.argsort(away, kind="stable")[: _WALKERS // 2]]
-        ends = np.resize(self._ends, (_WALKERS - len(near), self._ends.shape[1]))
+        ends = np.resize(
+            self._ends if len(self._ends) else near, (_WALKERS - len(near), near.shape[1])
+        )
         rows = self._walk(np.concatenate([near, ends]), rng, low, high, _WALK_STEPS, enough=_ENOUGH)
         rows = rows[self.fits(rows, low, high)]
         return self._mix(rows, rng, low, high, _MIXING_STEPS)

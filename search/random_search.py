@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluator.interfaces import Result
 from search.asking import Asking, fresh
+from search.problem import Row, Trial
 from search.proposals import Proposals
-from space.genome import Genome
 
 
 class RandomSearch:
@@ -33,13 +32,13 @@ class RandomSearch:
         self._rng = np.random.default_rng(seed)
         self._asking = Asking(proposals, at_budget, first)
 
-    def ask(self, count: int) -> list[Genome]:
+    def ask(self, count: int) -> list[Row]:
         return self._asking.ask(
             self._rng, count, lambda ranges: fresh(self._proposals, self._rng, ranges)
         )
 
-    def tell(self, results: Sequence[Result]) -> None:
-        self._asking.learn([result.genome for result in results])
+    def tell(self, trials: Sequence[Trial]) -> None:
+        self._asking.learn(trials)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rng": self._rng.bit_generator.state, "asking": self._asking.state_dict()}

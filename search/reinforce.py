@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluator.interfaces import Result
 from search.asking import Asking, Ranges
+from search.problem import Row, Trial, succeeded
 from search.proposals import BAND, Proposals
-from space.decisions import Codes
-from space.genome import Genome
-from space.search_space import Space
+from search.reward import absolute_reward
+from space.decisions import Codes, Decisions
 
 
 class Policy(nn.Module):
@@ -29,7 +28,7 @@ class Policy(nn.Module):
     variable that does not matter in a row takes no step in it.
     """
 
-    def __init__(self, space: Space, hidden: int, generator: torch.Generator):
+    def __init__(self, space: Decisions, hidden: int, generator: torch.Generator):
         super().__init__()
         sizes = [int(size) for size in space.cardinalities]
         self._sizes, self._hidden = sizes, hidden
@@ -160,12 +159,12 @@ class Reinforce:
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._asking = Asking(proposals, at_budget, first)
-        self._policy = Policy(proposals.space, hidden, self._generator)
+        self._policy = Policy(proposals.decisions, hidden, self._generator)
         self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=learning_rate)
         self._entropy, self._decay, self._pool = entropy, decay, pool
         self._moments: list[float] | None = None  # moving mean and variance of the rewards
 
-    def ask(self, count: int) -> list[Genome]:
+    def ask(self, count: int) -> list[Row]:
         calls = 0
 
         def propose(ranges: Ranges) -> Codes:
@@ -181,19 +180,26 @@ class Reinforce:
 
         return self._asking.ask(self._rng, count, propose)
 
-    def tell(self, results: Sequence[Result]) -> None:
-        """One step of the policy. Results are sorted by digest, so that their order in one
-        `tell` does not matter; how they are split over several does."""
-        self._asking.learn([result.genome for result in results])
-        use = self._proposals.budget.use
-        taught = sorted(
-            (r for r in results if r.reward is not None and use(r.cost) >= BAND),
-            key=lambda result: result.genome.digest,
-        )
-        if not taught or not self._proposals.space.variables:
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """One step of the policy. Trials are sorted, so that their order in one `tell` does not
+        matter; how they are split over several does."""
+        self._asking.learn(trials)
+        found = succeeded(trials)
+        if not found or not self._proposals.decisions.variables:
             return
-        codes = np.stack([self._proposals.space.encode(result.genome) for result in taught])
-        advantages = self._advantages([r.reward for r in taught if r.reward is not None])
+        codes = np.array([trial.row for trial in found], np.int64)
+        use = self._proposals.use(codes)
+        wanted = use >= BAND
+        if not wanted.any():
+            return
+        codes = codes[wanted]
+        advantages = self._advantages(
+            [
+                absolute_reward(trial.values[0], float(share))
+                for trial, share in zip(found, use, strict=True)
+                if share >= BAND and trial.values is not None
+            ]
+        )
         with _one_thread():
             log_probability, entropy = self._policy(torch.from_numpy(codes))
             gain = torch.tensor(advantages) * log_probability + self._entropy * entropy

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from search.proposals import BAND, Proposals
+from search.networks import NetworkProposals
+from search.proposals import BAND
 from space.decisions import Codes
 from space.genes import Part
 from space.genome import Genome
@@ -48,7 +49,7 @@ class Start:
     row: tuple[int, ...]
 
 
-def warm_start(proposals: Proposals, networks: Iterable[Preset]) -> list[Start]:
+def warm_start(proposals: NetworkProposals, networks: Iterable[Preset]) -> list[Start]:
     """The networks that the space can say, as different rows at the budget, those with the
     highest published top-1 first."""
     order = sorted(networks, key=lambda preset: (-(preset.top1 or 0), preset.name))
@@ -61,7 +62,7 @@ def warm_start(proposals: Proposals, networks: Iterable[Preset]) -> list[Start]:
     return list(found.values())
 
 
-def nearest_row(proposals: Proposals, genome: Genome) -> Codes | None:
+def nearest_row(proposals: NetworkProposals, genome: Genome) -> Codes | None:
     """The row at the budget that a network becomes; None where the space cannot say it."""
     space = proposals.space
     stages = project(space, genome)
@@ -264,7 +265,7 @@ def _apart(a: Value, b: Value) -> float:
 # ---- to the budget
 
 
-def _moved(proposals: Proposals, row: Codes) -> Codes:
+def _moved(proposals: NetworkProposals, row: Codes) -> Codes:
     """The row after steps of single variables, each to the nearest cost: widths, depths and
     resolution first, then all that are numbers."""
     variables = proposals.space.variables

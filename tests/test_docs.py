@@ -20,7 +20,7 @@ from commands.options import LISTINGS, load_plugins, make_parser
 from results.export import export_network, load_module
 from run_search import PARSERS
 from search.controllers import CONTROLLERS
-from search.proposals import Proposals
+from search.networks import NetworkProposals
 from space import genes
 from space.budget import Budget
 from space.cost_table import CostTable
@@ -139,7 +139,7 @@ def test_commands_can_be_given(document, command, own_parts, tmp_path):
         assert options.space in EXAMPLES or options.space in shipped_spaces()
         table = CostTable(make_space(yaml.safe_load(EXAMPLES[options.space])))
     budget = Budget.parse(options.budget, flops_per_mac=options.flops_per_mac or 1)
-    Proposals(table.space, table, budget).check()
+    NetworkProposals(table.space, table, budget).check()
     if options.proxy_resolution is not None:
         assert options.proxy_resolution % table.space.total_stride == 0
 

@@ -8,9 +8,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from evaluator.interfaces import Result, Score
-from search.proposals import Proposals
-from search.reward import absolute_reward
+from evaluator.interfaces import Score
+from search.networks import NetworkProposals
+from search.problem import Row, Trial
 from space.budget import Budget
 from space.cost_table import CostTable
 from space.decisions import Codes
@@ -79,19 +79,23 @@ def wide_space() -> Space:
 
 
 @pytest.fixture(scope="session")
-def propose(toy_space: Space, wide_space: Space) -> Callable[..., Proposals]:
+def propose(toy_space: Space, wide_space: Space) -> Callable[..., NetworkProposals]:
     """Proposals for "toy" or "wide" and the text of a budget."""
     tables = {space.name: CostTable(space) for space in (toy_space, wide_space)}
-    return lambda name, budget: Proposals(tables[name].space, tables[name], Budget.parse(budget))
+
+    def make(name: str, budget: str) -> NetworkProposals:
+        return NetworkProposals(tables[name].space, tables[name], Budget.parse(budget))
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def toy(propose: Callable[..., Proposals]) -> Proposals:
+def toy(propose: Callable[..., NetworkProposals]) -> NetworkProposals:
     return propose("toy", "20MFLOPs")
 
 
 @pytest.fixture(scope="session")
-def wide(propose: Callable[..., Proposals]) -> Proposals:
+def wide(propose: Callable[..., NetworkProposals]) -> NetworkProposals:
     return propose("wide", "2GFLOPs")
 
 
@@ -99,7 +103,7 @@ class Target:
     """Scores a network by the share of variables that it has in common with a hidden one; a
     variable is common where it matters in both or in neither, and has the same value."""
 
-    def __init__(self, proposals: Proposals, seed: int = 0):
+    def __init__(self, proposals: NetworkProposals, seed: int = 0):
         self.proposals = proposals
         self.row = proposals.sample(np.random.default_rng([seed, 99]), 1, 0.95)[0]
 
@@ -110,13 +114,9 @@ class Target:
         common = (active[0] == active[1]) & (pair[0] == pair[1])
         return Score(float(common.mean()), {"top1": float(common.mean()) / 2})
 
-    def results(self, genomes: Sequence[Genome]) -> list[Result]:
-        return [self.result(genome) for genome in genomes]
-
-    def result(self, genome: Genome) -> Result:
-        score, cost = self.evaluate(genome).score, genome.cost()
-        reward = absolute_reward(score, self.proposals.budget.use(cost))
-        return Result(genome, cost, score, reward)
+    def trials(self, rows: Sequence[Row]) -> list[Trial]:
+        decode = self.proposals.space.decode
+        return [Trial(row, (self.evaluate(decode(row)).score,)) for row in rows]
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import conftest
 from results.store import Store
 from search.controllers import make_controller
 from search.loop import search
-from search.proposals import Proposals
+from search.networks import NetworkProposals
 from search.runner import LocalRunner
 from space.budget import Budget
 from space.cost_table import CostTable
@@ -21,7 +21,7 @@ from space.files import make_space
 
 def main(path: str) -> None:
     space = make_space(conftest.WIDE)
-    proposals = Proposals(space, CostTable(space), Budget.parse("2GFLOPs"))
+    proposals = NetworkProposals(space, CostTable(space), Budget.parse("2GFLOPs"))
     store = Store(path)
     commits = []
 

@@ -123,11 +123,11 @@ def elsewhere():
 import json, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
 import test_controllers as here, conftest
-from search.proposals import Proposals
+from search.networks import NetworkProposals
 from space.budget import Budget; from space.cost_table import CostTable
 from space.files import make_space
 space = make_space(conftest.WIDE)
-proposals = Proposals(space, CostTable(space), Budget.parse("2GFLOPs"))
+proposals = NetworkProposals(space, CostTable(space), Budget.parse("2GFLOPs"))
 target = conftest.Target(proposals)
 names = here.EVERY
 print(json.dumps({{n: here.play(here.make(n, proposals, 3), target, 5) for n in names}}))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from search.proposals import BAND, SLICE, Proposals
+from search.networks import NetworkProposals
+from search.proposals import BAND, SLICE
 from space.budget import Budget
 from space.cost_table import CostTable
 from space.files import make_space
@@ -252,7 +253,7 @@ def test_a_space_of_one_network():
         }
     )
     only = space.decode(space.sample_codes(np.random.default_rng(0), 1)[0]).cost()
-    proposals = Proposals(space, CostTable(space), Budget(macs=only.macs, text="all"))
+    proposals = NetworkProposals(space, CostTable(space), Budget(macs=only.macs, text="all"))
     rng = np.random.default_rng(0)
     rows = proposals.sample(rng, 2, BAND)
     assert rows.shape == (2, 0)
@@ -261,4 +262,4 @@ def test_a_space_of_one_network():
     assert proposals.mutate(rows, rng, late=True).shape == (2, 0)
     assert proposals.cross(rows, rows, rng, late=True).shape == (2, 0)
     with pytest.raises(ValueError, match="no network"):
-        Proposals(space, CostTable(space), Budget(macs=only.macs - 1, text="less")).check()
+        NetworkProposals(space, CostTable(space), Budget(macs=only.macs - 1, text="less")).check()

@@ -9,7 +9,8 @@ from evaluator.interfaces import Score
 from results.store import Store
 from search.controllers import CONTROLLERS, make_controller
 from search.loop import search
-from search.proposals import BAND, Proposals
+from search.networks import NetworkProposals
+from search.proposals import BAND
 from search.runner import LocalRunner
 from search.state import pack, unpack
 from search.warm_start import nearest_row, project, warm_start
@@ -72,7 +73,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def proposals(table):
-    return Proposals(table.space, table, Budget.parse("200MFLOPs"))
+    return NetworkProposals(table.space, table, Budget.parse("200MFLOPs"))
 
 
 def stage(channels, blocks, stride=2, module=None):
@@ -120,7 +121,7 @@ def test_a_row_of_the_space_at_the_budget_is_itself(proposals):
 
 @pytest.mark.parametrize("budget", ["30MFLOPs", "200MFLOPs", "800MFLOPs", "400kparams"])
 def test_rows_are_at_the_budget(table, budget):
-    proposals = Proposals(table.space, table, Budget.parse(budget))
+    proposals = NetworkProposals(table.space, table, Budget.parse(budget))
     starts = warm_start(proposals, [known("plain", PLAIN), known("focal", FOCAL)])
     assert [start.name for start in starts] == ["focal", "plain"]
     for start in starts:
@@ -130,7 +131,7 @@ def test_rows_are_at_the_budget(table, budget):
 
 
 def test_all_limits_hold(table):
-    proposals = Proposals(table.space, table, Budget.parse("200MFLOPs,250kparams"))
+    proposals = NetworkProposals(table.space, table, Budget.parse("200MFLOPs,250kparams"))
     (start,) = warm_start(proposals, [known("plain", PLAIN)])
     cost = table.space.decode(start.row).cost()
     assert cost.params <= 250_000
@@ -249,7 +250,7 @@ def test_a_kind_may_become_another_of_its_family():
     )
     values = {"expansion": [2, 3, 4]}
     mixed = with_operators({"axis_mlp": values}, {"axis_mlp": values}, {"token_mlp": values})
-    proposals = Proposals(mixed, CostTable(mixed), Budget.parse("200MFLOPs"))
+    proposals = NetworkProposals(mixed, CostTable(mixed), Budget.parse("200MFLOPs"))
     found = mixed.decode(nearest_row(proposals, genome))
     assert [type(made.blocks[0]) for made in found.stages] == [axis, axis, token]
     assert {made.blocks[0].expansion for made in found.stages} == {3}
@@ -260,7 +261,7 @@ def test_a_kind_may_become_another_of_its_family():
 def test_blocks_of_their_own(table):
     """Where every block may differ, the chain is kept."""
     space = make_space({**SPACE, "blocks": "free"})
-    proposals = Proposals(space, CostTable(space), Budget.parse("200MFLOPs"))
+    proposals = NetworkProposals(space, CostTable(space), Budget.parse("200MFLOPs"))
     chain = [Modulation(levels=2), InvertedBottleneck(context=7)]
     found = space.decode(nearest_row(proposals, network(stage(72, chain), stage(72, chain, 1))))
     for made in found.stages[1:]:
