@@ -30,8 +30,9 @@ from results.run_folder import best_at_budget
 from results.store import Store
 from search.controllers import make_controller
 from search.loop import search
+from search.networks import Networks
 from search.proposals import BAND
-from search.runner import LocalRunner
+from search.runner import local_runner
 
 
 def main() -> int:
@@ -78,15 +79,15 @@ def searched(way: str, job: Job, trainer: Any, data: Any, store: Store) -> None:
     if way == "now":
         runner = make_runner(job, trainer, data, lambda: front_so_far(job, store))
     else:
-        runner = LocalRunner(scorer_of(trainer.supernet, data.validation, data, job.space))
+        runner = local_runner(scorer_of(trainer.supernet, data.validation, data, job.space))
     try:
         search(
             make_controller(settings.controller, job.proposals, settings.seed),
             runner,
             store,
+            Networks(job.proposals),
             evaluations=settings.evaluations,
             batch=settings.batch,
-            budget=job.budget,
             origin=settings.controller,
         )
     finally:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +22,12 @@ from evaluator.population import PopulationScorer
 from evaluator.scoring import SupernetEvaluator
 from evaluator.zero_cost import score_names
 from search.controllers import CONTROLLERS
-from search.interfaces import Runner
 from search.networks import NetworkProposals
-from search.racing import RacingRunner, looks
+from search.racing import Racer, looks
+from search.runner import UnitRunner
 from search.settings import Settings
 from search.warm_start import Start, warm_start
+from search.workers import InProcess, Workers
 from space.budget import Budget
 from space.cost_table import CostTable
 from space.files import make_space
@@ -39,6 +43,7 @@ from supernet.network import Supernet, places
 from supernet.recipe import TrainingSettings
 from supernet.training import Alone, Group, Trainer, check_curriculum
 
+WORKER_BYTES = 600 * 2**20  # of a worker before it has scored anything: PyTorch and our packages
 CALIBRATION_IMAGES = 512  # training images for the running statistics of networks with BatchNorm
 
 SCORE_MEANING = (
@@ -208,6 +213,48 @@ def check_cluster(address: str | None) -> None:
         raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from None
 
 
+def check_memory(settings: Settings) -> None:
+    """ValueError where this machine has no memory for so many workers."""
+    if settings.workers == 1 or settings.ray_address is not None:
+        return
+    each = WORKER_BYTES + settings.prefix_memory * 2**20
+    free = available_memory()
+    if free is not None and settings.workers * each > free:
+        raise ValueError(
+            f"workers is {settings.workers}, each of which takes {each / 2**30:.1f} GiB, but only "
+            f"{free / 2**30:.1f} GiB of memory are free: at most {max(1, free // each)}, or fewer "
+            "--prefix-memory"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that this machine, or the container that this process is in, can still give away; None
+    where nobody says."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    values = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):  # no such group, or one without a limit
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        values.append(int((group / "memory.max").read_text(encoding="ascii")) - used)
+    return max(0, min(values)) if values else None
+
+
+def gpus_of_worker(settings: Settings, device: torch.device) -> float:
+    """What Ray is asked for: on this machine an equal share of its GPUs for each worker, on a
+    cluster a whole one, unless the settings say otherwise."""
+    if settings.gpus_per_worker is not None:
+        return settings.gpus_per_worker
+    if device.type != "cuda":
+        return 0.0
+    if settings.ray_address is not None:
+        return 1.0
+    shares = torch.cuda.device_count() / settings.workers
+    return math.floor(shares) if shares >= 1 else math.floor(shares * 1e4) / 1e4
+
+
 def make_scorer(
     supernet: Supernet,
     images: Tensor,
@@ -288,21 +335,33 @@ def streamed_again(settings: Settings, digest: str, who: str) -> ImageData:
     return data
 
 
-def make_evaluator(
+def make_worker(job: Job, scorer: GroupEvaluator, images: int, *, races: bool = True) -> Racer:
+    """Scores candidates on `images` validation images; in races, if the settings have any."""
+    return Racer(
+        scorer,
+        job.looks(images) if races else (images,),
+        use=lambda genome: float(job.proposals.use(job.space.encode(genome)[None])[0]),
+        error=job.settings.race_error,
+    )
+
+
+def make_remote_worker(
     *,
     plain: Mapping[str, Any],
     classes: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    races: bool,
     tensors: Mapping[str, Tensor],
-) -> PopulationScorer:
-    """The evaluator of a worker process, from plain settings and shared tensors."""
+) -> Racer:
+    """The worker of another process, from plain settings and shared tensors."""
     job = Job(Settings.from_plain(plain))
     supernet = job.supernet(classes)
     prefix = "weight:"
     supernet.load({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     images, labels, calibration = (tensors[k] for k in ("images", "labels", "calibration"))
-    return make_group_scorer(job, supernet, images, labels, calibration, mean, std)
+    scorer = make_group_scorer(job, supernet, images, labels, calibration, mean, std)
+    return make_worker(job, scorer, len(images), races=races)
 
 
 def make_runner(
@@ -310,42 +369,34 @@ def make_runner(
     trainer: Trainer,
     data: ImageData,
     front: Callable[[], Sequence[Genome]] | None = None,
-) -> Runner:
+) -> UnitRunner:
     """In this process, or on Ray's workers. `front` are the networks that candidates race; without
     it, all are scored on all images."""
-    settings, split = job.settings, data.validation
+    settings, split, races = job.settings, data.validation, front is not None
     seen = data.train.sample(CALIBRATION_IMAGES)
-
-    def racing(evaluator: GroupEvaluator, **more: Any) -> RacingRunner:
-        return RacingRunner(
-            evaluator,
-            (len(split),) if front is None else job.looks(len(split)),
-            use=lambda genome: float(job.proposals.use(job.space.encode(genome)[None])[0]),
-            front=front or list,
-            error=settings.race_error,
-            **more,
-        )
-
     if settings.workers == 1 and settings.ray_address is None:
         scorer = make_group_scorer(
             job, trainer.supernet, split.images, split.labels, seen, data.mean, data.std
         )
-        return racing(scorer)
-    from search.ray_runner import RayRunner  # Ray is wanted by nobody else
+        workers: Workers = InProcess(make_worker(job, scorer, len(split), races=races))
+        return UnitRunner(workers, front or list)
+    from search.ray_workers import RayWorkers  # Ray is wanted by nobody else
 
     shared = {f"weight:{name}": w.detach().cpu() for name, w in trainer.supernet.weights.items()}
     shared |= {"images": split.images, "labels": split.labels, "calibration": seen}
-    workers = RayRunner(
-        "commands.job:make_evaluator",
+    workers = RayWorkers(
+        "commands.job:make_remote_worker",
         {
             "plain": settings.to_plain(),
             "classes": len(data.classes),
             "mean": data.mean,
             "std": data.std,
+            "races": races,
         },
         shared,
         workers=settings.workers,
         threads=settings.threads,
+        gpus=gpus_of_worker(settings, trainer.supernet.device),
         address=settings.ray_address,
     )
-    return racing(workers, close=workers.close)
+    return UnitRunner(workers, front or list)

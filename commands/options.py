@@ -79,7 +79,19 @@ def make_parser() -> argparse.ArgumentParser:
         + ", ".join(score_names()),
     )
     how.add_argument("--evaluations", type=int, help="candidates to score")
-    how.add_argument("--batch", type=int, help="candidates asked for at a time")
+    how.add_argument(
+        "--batch", type=int, help="candidates asked for, and scored by one worker, at a time"
+    )
+    how.add_argument(
+        "--in-flight", type=int, help="batches under way at a time (default: as many as workers)"
+    )
+    how.add_argument(
+        "--in-order",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="tell results in the order in which they were asked for, so that what is found does "
+        "not depend on which worker is faster (default: no)",
+    )
     how.add_argument(
         "--race",
         action=argparse.BooleanOptionalAction,
@@ -113,6 +125,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--train-workers", type=int, help="processes that train together, by Ray if more than one"
     )
     where.add_argument("--ray-address", help="a running Ray cluster")
+    where.add_argument(
+        "--gpus-per-worker", type=float, help="may be a share of one (default: shared out evenly)"
+    )
     out = parser.add_argument_group("what comes out")
     out.add_argument("--name", help="of the run's folder (default: budget, space and seed)")
     out.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.finish import finish
-from commands.job import Job, check_cluster, make_runner
+from commands.job import Job, check_cluster, check_memory, make_runner
 from commands.options import resolve, resumed_settings
 from commands.plan import make_plan, show_plan, starts_text
 from commands.promising import promising
@@ -28,6 +28,7 @@ from results.run_folder import (
 from results.store import Store
 from search.controllers import make_controller
 from search.loop import search
+from search.networks import Networks
 from search.proposals import BAND
 from search.settings import Settings
 from space.genome import Genome
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             console.result(plan, show_plan(job, reachable, folder, plan))
         return 0
     check_cluster(settings.ray_address)
+    check_memory(settings)
     options.folder = folder
     about = None if options.resume is None else read_environment(folder)
     data = read_data(job, about, console)
@@ -182,14 +184,18 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
                     controller,
                     runner,
                     store,
+                    Networks(
+                        job.proposals,
+                        {
+                            job.space.decode(start.row).digest: f"{FROM_PRESET}{start.name}"
+                            for start in starts
+                        },
+                    ),
                     evaluations=settings.evaluations,
                     batch=settings.batch,
-                    budget=job.budget,
                     origin=settings.controller,
-                    origins={
-                        job.space.decode(start.row).digest: f"{FROM_PRESET}{start.name}"
-                        for start in starts
-                    },
+                    in_flight=settings.in_flight,
+                    in_order=settings.in_order,
                     on_batch=lambda progress: meter.update(progress.done, best_so_far(job, store)),
                 )
         except RuntimeError as error:  # nothing can be scored, or no worker is left

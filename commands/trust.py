@@ -47,8 +47,8 @@ from results.store import Store, network_name
 from results.trust_card import show, write_card
 from search.networks import NetworkProposals
 from search.proposals import BAND as AT_BUDGET
-from search.runner import one_line
 from search.settings import Settings
+from search.workers import one_line
 from space.budget import Budget, quantity
 from space.decisions import Codes
 from space.genome import Genome

@@ -17,11 +17,13 @@ class Score:
     """What an evaluator found out about one network.
 
     `score` is what the search compares, higher is better, in 0..1. `details` are further numbers
-    for the log, such as `top1` and `loss`; they never steer a search.
+    for the log, such as `top1` and `loss`; they never steer a search. `fidelity` is the share of a
+    full evaluation that the score rests on, above 0 and at most 1.
     """
 
     score: float
     details: Mapping[str, float] = field(default_factory=dict)
+    fidelity: float = 1.0
 
 
 class Evaluator(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,10 +116,10 @@ class Store:
     def _number(self, query: str) -> int:
         return int(self._database.execute(query).fetchone()[0])
 
-    def append(self, results: Sequence[Evaluated], origin: str, state: bytes) -> None:
-        """Adds the candidates and replaces the state: both, or, where the process dies on the
-        way, neither. `origin` is that of candidates without one of their own. ValueError where a
-        candidate is there already."""
+    def append(self, results: Sequence[Evaluated], origin: str, state: Callable[[], bytes]) -> None:
+        """Adds the candidates and replaces the state by what `state` gives: both, or, where the
+        process dies on the way, neither. `origin` is that of candidates without one of their own.
+        ValueError where a candidate is there already."""
         with self._errors(), self._transaction():
             number = self._number("SELECT count(*) FROM candidates")
             marks = ", ".join("?" * 15)
@@ -127,7 +127,7 @@ class Store:
                 f"INSERT INTO candidates VALUES ({marks})",
                 [_record(number + i, result, origin) for i, result in enumerate(results)],
             )
-            self._database.execute("INSERT OR REPLACE INTO state VALUES (0, ?)", (state,))
+            self._database.execute("INSERT OR REPLACE INTO state VALUES (0, ?)", (state(),))
 
     def rows(self) -> list[Row]:
         """All candidates, in the order in which they were added."""

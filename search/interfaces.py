@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from evaluator.interfaces import Result, Score
+from evaluator.interfaces import Score
 from search.problem import Row, Trial
-from space.genome import Genome
 
 
 class Controller(Protocol):
@@ -44,11 +43,37 @@ class Outcome:
     error: str | None = None
 
 
-class Runner(Protocol):
-    """Has networks scored, here or elsewhere."""
+class Subject(Protocol):
+    """What is searched, in the words of those who evaluate it and of the log."""
 
-    def run(self, genomes: Sequence[Genome]) -> list[Outcome]:
-        """One outcome for each genome, in the order of `genomes`."""
+    def candidate(self, row: Row) -> Any:
+        """What a row stands for, as a runner takes it: a genome, or plain data."""
+        ...
+
+    def trial(self, row: Row, outcome: Outcome) -> Trial:
+        """What the controller is told."""
+        ...
+
+    def result(self, row: Row, outcome: Outcome) -> Any:
+        """What the log keeps."""
+        ...
+
+
+class Runner(Protocol):
+    """Has candidates scored, here or elsewhere, in batches."""
+
+    @property
+    def capacity(self) -> int:
+        """How many batches can be worked on at a time now, at least 1."""
+        ...
+
+    def submit(self, number: int, candidates: Sequence[Any]) -> None:
+        """Takes a batch; does not wait for it."""
+        ...
+
+    def next(self) -> tuple[int, list[Outcome]] | None:
+        """Waits for the next batch to be done: its number, and one outcome for each candidate, in
+        their order. None where instead the capacity has changed."""
         ...
 
     def close(self) -> None:
@@ -57,15 +82,15 @@ class Runner(Protocol):
 
 
 class Log(Protocol):
-    """Where evaluated candidates and the controller's state are kept (`results.store.Store`)."""
+    """Where results and the search's state are kept (`results.store.Store`)."""
 
-    def append(self, results: Sequence[Result], origin: str, state: bytes) -> None:
+    def append(self, results: Sequence[Any], origin: str, state: Callable[[], bytes]) -> None:
         """Keeps all of it, or, where the process dies on the way, nothing. `origin` is that of
         the results that have none of their own."""
         ...
 
     def statuses(self) -> list[str]:
-        """`"ok"` or `"failed"` for each candidate so far, in order."""
+        """`"ok"` or `"failed"` for each result so far, in order."""
         ...
 
     def state(self) -> bytes | None:

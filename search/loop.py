@@ -1,90 +1,106 @@
-"""The loop that every search runs: ask, score, tell, write down."""
+"""The loop that every search runs: ask, evaluate, tell, write down."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from evaluator.interfaces import Result
-from search.interfaces import Controller, Log, Outcome, Runner
-from search.reward import absolute_reward
+from search.interfaces import Controller, Log, Outcome, Runner, Subject
+from search.problem import Row
 from search.state import pack, unpack
-from space.budget import Budget
-from space.cost import Cost
-from space.genome import Genome
 
 GIVE_UP = 4  # failures in a row, the last ones a whole batch, that end a search
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What `on_batch` hears: the candidates of the last batch, and how many there are so far."""
+    """What `on_batch` hears: the results of the last batch, and how many there are so far."""
 
     done: int
     evaluations: int
-    results: Sequence[Result]
+    results: Sequence[Any]
 
 
 def search(
     controller: Controller,
     runner: Runner,
     log: Log,
+    subject: Subject,
     *,
     evaluations: int,
     batch: int,
-    budget: Budget,
     origin: str,
-    reward: Callable[[float, float], float] = absolute_reward,
-    costs: Callable[[Genome], Cost] = Genome.cost,
-    origins: Mapping[str, str] | None = None,
+    in_flight: int | None = None,
+    in_order: bool = False,
     on_batch: Callable[[Progress], None] | None = None,
 ) -> int:
-    """Scores candidates until the log holds `evaluations` of them; gives how many it holds.
+    """Evaluates rows until the log holds `evaluations` of them; gives how many it holds.
 
-    That is fewer only where the controller has nothing new left inside the budget. `batch`
-    candidates are asked for at a time, whatever the number of workers, so that the history does
-    not depend on it. `reward` is a function of the score and the share of the budget in use.
-    `origin` is where candidates are said to be from, `origins` (digest -> text) where some are not
-    the controller's own.
+    That is fewer only where the controller has nothing new left inside the limits. `batch` rows are
+    asked for at a time, and `in_flight` batches are under way at a time, or as many as the runner
+    has workers for. A batch is told as soon as it is there; with `in_order`, only once those that
+    were asked for before it are told. So one in flight gives one history, and any number of them in
+    order gives a history that does not depend on which worker is faster; with `in_flight` given, on
+    how many there are neither. `origin` is where results are said to be from.
 
-    Where the log holds candidates, the controller (new, made with the same arguments) takes up
-    its state from there, and the search goes on as if it had not stopped: candidates and state
-    are written in one transaction, so whatever ends the process leaves whole batches behind, and
-    a batch that was under way is asked for again. (A run that ended within a batch, because
-    `evaluations` is not a multiple of it, goes on from there with whole batches.)
+    Where the log holds results, the controller (new, made with the same arguments) takes up its
+    state from there, and the search goes on: the results of a batch, the controller's state after
+    it has been told, and the rows under way are written in one transaction. So whatever ends the
+    process, no result is lost, and what was under way is evaluated again and nothing else. With one
+    batch in flight, the search goes on as if it had not stopped. (A run that ended within a batch,
+    because `evaluations` is not a multiple of it, goes on from there with whole batches.)
 
-    A candidate whose evaluation fails, or whose score is not a finite number, is written down
-    with its error. RuntimeError, with the first error, where a whole batch failed and before it
-    none succeeded, or none of the last `GIVE_UP`: then it is not the candidates' fault. That
-    batch is not written down, so that a search which is started again tries it again.
+    What fails, or has a score that is not a finite number, is written down with its error.
+    RuntimeError, with the first error, where a whole batch failed and before it none succeeded, or
+    none of the last `GIVE_UP`: then it is not the rows' fault. That batch is not written down, so
+    that a search which is started again tries it again.
     """
     if batch < 1 or evaluations < 0:
         raise ValueError(f"batch is {batch}, evaluations {evaluations}: at least 1 and 0")
-    statuses = log.statuses()
-    state = log.state()
-    if state is not None:
-        controller.load_state_dict(unpack(state))
+    if in_flight is not None and in_flight < 1:
+        raise ValueError(f"in_flight is {in_flight}, but must be at least 1")
+    statuses, begun = log.statuses(), 0
+    waiting: deque[list[Row]] = deque()  # were under way when the search was stopped
+    if (saved := log.state()) is not None:
+        state = unpack(saved)
+        controller.load_state_dict(state["controller"])
+        waiting.extend([tuple(row) for row in rows] for rows in state["under_way"])
+    flight: dict[int, list[Row]] = {}  # batches under way, in the order in which they were begun
+    ended: dict[int, list[Outcome]] = {}  # those that have to wait for one before them
+
+    def state_now() -> bytes:
+        under_way = [[list(row) for row in rows] for rows in (*flight.values(), *waiting)]
+        return pack({"controller": controller.state_dict(), "under_way": under_way})
+
     while len(statuses) < evaluations:
-        genomes = controller.ask(min(batch, evaluations - len(statuses)))
-        if not genomes:
+        while len(flight) < (in_flight or runner.capacity):
+            left = evaluations - len(statuses) - sum(map(len, flight.values()))
+            if left <= 0:
+                break
+            rows = waiting.popleft() if waiting else controller.ask(min(batch, left))
+            if not rows:
+                break
+            runner.submit(begun, [subject.candidate(row) for row in rows])
+            flight[begun] = rows
+            begun += 1
+        if not flight:
             break
-        candidates = [(genome, costs(genome)) for genome in genomes]
-        for genome, cost in candidates:
-            assert budget.allows(cost), f"{genome.digest} costs {cost}, above {budget.text}"
-        outcomes = runner.run(genomes)
-        results = [
-            replace(
-                _result(genome, cost, outcome, reward, budget.use(cost)),
-                origin=(origins or {}).get(genome.digest),
-            )
-            for (genome, cost), outcome in zip(candidates, outcomes, strict=True)
-        ]
-        latest = ["failed" if result.score is None else "ok" for result in results]
+        ready = [next(iter(flight))] if in_order else list(ended)
+        if not ready or ready[0] not in ended:
+            if (news := runner.next()) is not None:  # else the number of workers has changed
+                ended[news[0]] = [_checked(outcome) for outcome in news[1]]
+            continue
+        rows, outcomes = flight.pop(ready[0]), ended.pop(ready[0])
+        latest = ["failed" if outcome.score is None else "ok" for outcome in outcomes]
         if "ok" not in latest and _hopeless(statuses + latest):
-            raise RuntimeError(f"no candidate can be scored: {results[0].error}")
-        controller.tell(results)
-        log.append(results, origin, pack(controller.state_dict()))
+            raise RuntimeError(f"no candidate can be scored: {outcomes[0].error}")
+        pairs = list(zip(rows, outcomes, strict=True))
+        controller.tell([subject.trial(row, outcome) for row, outcome in pairs])
+        results = [subject.result(row, outcome) for row, outcome in pairs]
+        log.append(results, origin, state_now)
         statuses += latest
         if on_batch is not None:
             on_batch(Progress(len(statuses), evaluations, results))
@@ -95,22 +111,10 @@ def _hopeless(statuses: Sequence[str]) -> bool:
     return "ok" not in statuses or "ok" not in statuses[-GIVE_UP:]
 
 
-def _result(
-    genome: Genome,
-    cost: Cost,
-    outcome: Outcome,
-    reward: Callable[[float, float], float],
-    use: float,
-) -> Result:
-    score, error = outcome.score, outcome.error
-    if score is None or not math.isfinite(score.score):
-        error = error or f"the score is {score and score.score}, but must be a finite number"
-        return Result(genome, cost, seconds=outcome.seconds, error=error)
-    return Result(
-        genome,
-        cost,
-        score.score,
-        reward(score.score, use),
-        outcome.seconds,
-        score.details,
-    )
+def _checked(outcome: Outcome) -> Outcome:
+    """The outcome; as a failure where its score is not a number."""
+    score = outcome.score
+    if score is not None and math.isfinite(score.score):
+        return outcome
+    said = f"the score is {score and score.score}, but must be a finite number"
+    return replace(outcome, score=None, error=outcome.error or said)

@@ -1,4 +1,4 @@
-"""The problem of searching networks of a space under a budget."""
+"""Networks of a space under a budget, as a problem for controllers and as what the loop records."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.problem import Problem
+from evaluator.interfaces import Result
+from search.interfaces import Outcome
+from search.problem import Problem, Row, Trial
 from search.proposals import BAND, Proposals
+from search.reward import absolute_reward
 from space.budget import Budget, quantity
 from space.cost_table import COSTS, CostTable
+from space.genome import Genome
 from space.search_space import Space
 
 
@@ -86,3 +90,32 @@ class NetworkProposals(Proposals):
             f"no network of space {self.space.name!r} {wanted} the budget {self.budget.text!r}: "
             f"the space has networks of {reach}{closest}"
         )
+
+
+class Networks:
+    """What the loop records of networks. `origins` (digest -> text) says where some are from that
+    are not the controller's own."""
+
+    def __init__(self, proposals: NetworkProposals, origins: Mapping[str, str] | None = None):
+        self._proposals, self._origins = proposals, origins or {}
+
+    def candidate(self, row: Row) -> Genome:
+        genome = self._proposals.space.decode(row)
+        cost, budget = genome.cost(), self._proposals.budget
+        assert budget.allows(cost), f"{genome.digest} costs {cost}, above {budget.text}"
+        return genome
+
+    def trial(self, row: Row, outcome: Outcome) -> Trial:
+        if outcome.score is None:
+            return Trial(row, None)
+        return Trial(row, (outcome.score.score,), outcome.score.fidelity)
+
+    def result(self, row: Row, outcome: Outcome) -> Result:
+        """With its reward, see `search.reward`."""
+        genome = self._proposals.space.decode(row)
+        cost, origin = genome.cost(), self._origins.get(genome.digest)
+        score, seconds = outcome.score, outcome.seconds
+        if score is None:
+            return Result(genome, cost, seconds=seconds, error=outcome.error, origin=origin)
+        reward = absolute_reward(score.score, self._proposals.budget.use(cost))
+        return Result(genome, cost, score.score, reward, seconds, score.details, origin=origin)

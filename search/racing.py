@@ -28,7 +28,7 @@ from evaluator.interfaces import GroupEvaluator, ImageOutcomes, Measured, Score
 from search.interfaces import Outcome
 from search.proposals import BAND
 from search.reward import absolute_reward
-from search.runner import one_line
+from search.workers import Done, Unit, one_line
 from space.genome import Genome
 
 Floats = NDArray[np.float64]
@@ -171,17 +171,16 @@ def _values(measured: Measured) -> Floats:
     return measured.probabilities().numpy()
 
 
-class RacingRunner:
-    """Scores batches of candidates; a candidate that cannot come onto the front drops out early.
+class Racer:
+    """Scores units of candidates; one that cannot come onto the front any more drops out early.
 
     It drops out where one candidate that uses no more of the budget is ahead of it in reward, from
-    its batch or from the front of the search so far (at the budget, only one that is there, too).
-    What has dropped out keeps a score: that of the best such rival on all images, less its
-    distance on the images that both were seen on; so it never comes out above. `details` says on
-    how many images a score rests (`images`).
+    its unit or from the front that came with it (at the budget, only one that is there, too). What
+    has dropped out keeps a score: that of the best such rival on all images, less its distance on
+    the images that both were seen on; so it never comes out above. `details` says on how many
+    images a score rests (`images`).
 
-    `use` is a network's share of the budget, `front` those to run against. With a single look, at
-    all images, nobody drops out.
+    `use` is a network's share of the budget. With a single look, at all images, nobody drops out.
     """
 
     def __init__(
@@ -190,24 +189,23 @@ class RacingRunner:
         looks: Sequence[int],
         *,
         use: Callable[[Genome], float],
-        front: Callable[[], Sequence[Genome]],
         error: float = 0.01,
-        close: Callable[[], None] = lambda: None,
     ):
         self._evaluator, self._looks, self._error = evaluator, tuple(looks), error
-        self._use, self._front, self.close = use, front, close
-        self._known: dict[str, ImageOutcomes] = {}  # of networks on the front, all images
+        self._use = use
 
-    def run(self, genomes: Sequence[Genome]) -> list[Outcome]:
-        begun = time.perf_counter()
-        front = self._rivals(genomes) if len(self._looks) > 1 else []
+    def work(self, unit: Unit) -> Done:
+        begun, genomes = time.perf_counter(), unit.candidates
+        found_again = self._missing(unit) if len(self._looks) > 1 else {}
+        everyone = {**unit.known, **found_again}
+        front = [g for g in unit.front if g.digest in everyone] if len(self._looks) > 1 else []
         uses = np.array([self._use(genome) for genome in (*genomes, *front)])
         mine = uses[: len(genomes), None]
         # Rows are those that may be pushed out, columns those that may do it.
         rivals = (uses[None] <= mine) & ((mine < BAND) | (uses[None] >= BAND))
         np.fill_diagonal(rivals, False)
         offsets = np.array([absolute_reward(0.0, use) for use in uses])
-        known = [self._known[genome.digest] for genome in front]
+        known = [everyone[genome.digest] for genome in front]
         ended = race(
             lambda which, first, last: self._evaluator.measure(
                 [genomes[i] for i in which], first, last
@@ -225,7 +223,7 @@ class RacingRunner:
         finished = [*(ended.seen == total) & ~ended.lost, *[True] * len(known)]
         values = [_values(one) if done else None for one, done in zip(whole, finished, strict=True)]
         seconds = (time.perf_counter() - begun) / max(1, len(genomes))
-        outcomes = []
+        outcomes, kept = [], dict(found_again)
         for i, (genome, found) in enumerate(zip(genomes, ended.measured, strict=True)):
             try:
                 if isinstance(found, Exception):
@@ -235,7 +233,8 @@ class RacingRunner:
                 outcomes.append(Outcome(None, seconds, one_line(error)))
                 continue
             if finished[i]:
-                self._known[genome.digest] = found
+                if len(self._looks) > 1:
+                    kept[genome.digest] = found
                 estimate = score.score
             else:
                 ranks = [
@@ -243,22 +242,22 @@ class RacingRunner:
                 ]
                 estimate = _estimate(_values(found), ranks)
             details = {**score.details, "images": float(ended.seen[i])}
-            outcomes.append(Outcome(Score(estimate, details), seconds))
-        return outcomes
+            share = float(ended.seen[i]) / total
+            outcomes.append(Outcome(Score(estimate, details, share), seconds))
+        return Done(outcomes, kept)
 
-    def _rivals(self, genomes: Sequence[Genome]) -> list[Genome]:
-        """The front so far. Of a search that goes on, its members are measured again."""
-        front = list(self._front())
-        missing = [genome for genome in front if genome.digest not in self._known]
-        if missing:
-            for genome, found in zip(
-                missing, self._evaluator.measure(missing, 0, self._looks[-1]), strict=True
-            ):
-                if not isinstance(found, Exception):
-                    self._known[genome.digest] = found
-        front = [genome for genome in front if genome.digest in self._known]
-        self._known = {genome.digest: self._known[genome.digest] for genome in front}
-        return front
+    def _missing(self, unit: Unit) -> dict[str, ImageOutcomes]:
+        """Of the front, what is not known, by digest: of a search that goes on, its members are
+        measured again."""
+        missing = [genome for genome in unit.front if genome.digest not in unit.known]
+        if not missing:
+            return {}
+        found = self._evaluator.measure(missing, 0, self._looks[-1])
+        return {
+            genome.digest: one
+            for genome, one in zip(missing, found, strict=True)
+            if not isinstance(one, Exception)
+        }
 
 
 def _estimate(seen: Floats, rivals: Sequence[Floats]) -> float:

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from torch import Tensor
 
 from search.ray_common import environment, imported, pack, reason_of, start_ray, unpack
-from search.runner import one_line
+from search.workers import one_line
 
 START_SECONDS = 600  # for all processes to be there
 LOOK_EVERY_SECONDS = 0.3  # at the progress

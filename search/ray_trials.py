@@ -21,7 +21,7 @@ from ray import tune
 from torch import Tensor
 
 from search.ray_common import RETRIES, environment, import_name, imported, pack, start_ray, unpack
-from search.runner import one_line
+from search.workers import one_line
 
 Work = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 # Of one piece of work: its place, what came of it, or else what went wrong.

@@ -11,7 +11,7 @@ from search.evolution import check_mutation
 FORMAT = 1
 
 # What a resumed run may change: where and how fast it runs, never what it finds.
-FREE_ON_RESUME = frozenset({"workers", "ray_address", "prefix_memory"})
+FREE_ON_RESUME = frozenset({"workers", "ray_address", "gpus_per_worker", "prefix_memory"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Settings:
     mutation: str = "uniform"  # of the evolution: which of its variables a child changes
     warm_start: bool = False  # published networks are the first candidates
     evaluations: int = 320
-    batch: int = 16  # candidates asked for at a time, whatever the number of workers
+    batch: int = 16  # candidates that are asked for, and scored by one worker, at a time
     race: bool = True  # candidates that cannot come onto the front any more drop out
     race_error: float = 0.01  # chance that a pair of candidates is judged wrongly
     proxy_width: float = 0.125
@@ -46,6 +46,9 @@ class Settings:
     workers: int = 1
     train_workers: int = 1  # processes that train the supernet together, by Ray Train
     ray_address: str | None = None
+    gpus_per_worker: float | None = None  # None: this machine's are shared out
+    in_flight: int | None = None  # batches under way at a time; None: as many as workers
+    in_order: bool = False  # results are told in the order in which they were asked for
     exports: int = 5
     onnx: bool = False
     zero_cost: tuple[str, ...] = ()  # scores without training that choose the first candidates
@@ -69,6 +72,11 @@ class Settings:
             raise ValueError(
                 f"mutation is {self.mutation!r}, but the controller is {self.controller!r}, and "
                 "only 'evolution' mutates"
+            )
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < 1e4:
+            raise ValueError(
+                f"gpus_per_worker is {self.gpus_per_worker!r}, but must be at least 0; a share, "
+                "such as 0.25, puts several workers on one GPU"
             )
         if self.prefix_memory < 0:
             raise ValueError(f"prefix_memory is {self.prefix_memory!r}, but must be at least 0")
@@ -120,6 +128,7 @@ _AT_LEAST_ONE = (
     "threads",
     "workers",
     "train_workers",
+    "in_flight",
     "exports",
 )
 
@@ -128,6 +137,8 @@ _SPECIAL: dict[str, tuple[type, ...]] = {
     "classes": (int, type(None)),
     "limit": (int, type(None)),
     "ray_address": (str, type(None)),
+    "gpus_per_worker": (float, int, type(None)),
+    "in_flight": (int, type(None)),
     "space_definition": (dict,),
     "training": (dict,),
     "plugins": (list, tuple),

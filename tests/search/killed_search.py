@@ -12,8 +12,8 @@ import conftest
 from results.store import Store
 from search.controllers import make_controller
 from search.loop import search
-from search.networks import NetworkProposals
-from search.runner import LocalRunner
+from search.networks import NetworkProposals, Networks
+from search.runner import local_runner
 from space.budget import Budget
 from space.cost_table import CostTable
 from space.files import make_space
@@ -34,11 +34,11 @@ def main(path: str) -> None:
     store._database.set_trace_callback(before)
     search(
         make_controller("evolution", proposals, 1, population=10, tournament=4),
-        LocalRunner(conftest.Target(proposals)),
+        local_runner(conftest.Target(proposals)),
         store,
+        Networks(proposals),
         evaluations=40,
         batch=8,
-        budget=proposals.budget,
         origin="evolution",
     )
 

@@ -1,4 +1,5 @@
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from results.store import Store
 from search.controllers import CONTROLLERS, make_controller
 from search.interfaces import Outcome
 from search.loop import search
-from search.runner import LocalRunner
+from search.networks import Networks
+from search.runner import local_runner
 
 SMALL = {
     "evolution": {"population": 10, "tournament": 4},
@@ -30,7 +32,7 @@ class Memory:
 
     def append(self, results, origin, state):
         self.results += results
-        self.saved = state
+        self.saved = state()
 
     def statuses(self):
         return ["failed" if result.score is None else "ok" for result in self.results]
@@ -40,13 +42,13 @@ class Memory:
 
 
 def run(proposals, evaluator, log, *, name="evolution", evaluations=40, batch=8, **options):
-    options.setdefault("runner", LocalRunner(evaluator))
+    options.setdefault("runner", local_runner(evaluator))
     return search(
-        make_controller(name, proposals, 1, **SMALL[name]),
+        make_controller(name, proposals, 1, **SMALL.get(name, {})),
         log=log,
+        subject=Networks(proposals),
         evaluations=evaluations,
         batch=batch,
-        budget=proposals.budget,
         origin=name,
         **options,
     )
@@ -201,10 +203,15 @@ def test_one_bad_candidate_does_not_end_a_search_of_small_batches(wide, target):
         def __init__(self, pattern):
             self.pattern = iter(pattern)
 
-        def run(self, genomes):
-            return [
+        capacity = 1
+
+        def submit(self, number, genomes):
+            self.number, self.count = number, len(genomes)
+
+        def next(self):
+            return self.number, [
                 Outcome(Score(0.5), 0.0) if next(self.pattern) == "+" else Outcome(None, 0.0, "no")
-                for _ in genomes
+                for _ in range(self.count)
             ]
 
     log = Memory()
@@ -225,16 +232,16 @@ def test_a_space_that_is_exhausted(propose, target):
 def test_nothing_above_the_budget_is_ever_scored(propose, wide, target):
     class Careless:
         def ask(self, count):
-            return [wide.space.decode(wide.table.extreme("macs", largest=True))]
+            return [tuple(map(int, wide.table.extreme("macs", largest=True)))]
 
     with pytest.raises(AssertionError, match="above 2GFLOPs"):
         search(
             Careless(),
-            LocalRunner(target(wide)),
+            local_runner(target(wide)),
             Memory(),
+            Networks(wide),
             evaluations=1,
             batch=1,
-            budget=wide.budget,
             origin="careless",
         )
 
@@ -243,3 +250,92 @@ def test_nothing_above_the_budget_is_ever_scored(propose, wide, target):
 def test_counts_out_of_range(wide, target, evaluations, batch):
     with pytest.raises(ValueError, match=f"batch is {batch}, evaluations {evaluations}"):
         run(wide, target(wide), Memory(), evaluations=evaluations, batch=batch)
+
+
+# ---- several batches under way
+
+
+class Racing:
+    """A runner of `capacity` workers that finish their batches in an order of their own."""
+
+    def __init__(self, evaluator, capacity, seed=0):
+        self.evaluator, self.capacity, self.rng = evaluator, capacity, random.Random(seed)
+        self.busy, self.most, self.seen, self.left = {}, 0, [], None
+
+    def submit(self, number, genomes):
+        self.busy[number] = genomes
+        self.most = max(self.most, len(self.busy))
+
+    def next(self):
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left = None if self.left is None else self.left - 1
+        number = self.rng.choice(sorted(self.busy))
+        genomes = self.busy.pop(number)
+        self.seen += [genome.digest for genome in genomes]
+        return number, [Outcome(self.evaluator.evaluate(genome), 0.0) for genome in genomes]
+
+
+def flying(proposals, target, log, capacity=4, seed=0, **options):
+    runner = Racing(target(proposals), capacity, seed)
+    run(proposals, None, log, runner=runner, **options)
+    return runner
+
+
+@every_controller
+def test_as_many_batches_under_way_as_there_are_workers(wide, target, name):
+    log = Memory()
+    runner = flying(wide, target, log, name=name, batch=3, evaluations=40)
+    assert runner.most == 4
+    digests = [result.genome.digest for result in log.results]
+    assert len(digests) == len(set(digests)) == 40
+    assert sorted(digests) == sorted(runner.seen)
+
+
+@every_controller
+def test_in_order_nobody_notices_who_is_faster(wide, target, name):
+    found = []
+    for seed in range(3):
+        log = Memory()
+        runner = flying(wide, target, log, seed=seed, name=name, batch=3, in_order=True)
+        found.append(history(log))
+        assert runner.seen != [result.genome.digest for result in log.results]
+    assert found[0] == found[1] == found[2]
+    lone = Memory()  # one worker, as many under way
+    run(wide, target(wide), lone, name=name, batch=3, in_order=True, in_flight=4)
+    assert history(lone) == found[0]
+
+
+@every_controller
+@pytest.mark.parametrize("at", range(0, 14, 3))
+def test_a_stop_loses_nothing_and_repeats_only_what_was_under_way(wide, target, name, at):
+    log, runner = Memory(), Racing(target(wide), 4)
+    runner.left = at
+    with pytest.raises(KeyboardInterrupt):
+        run(wide, None, log, name=name, batch=3, runner=runner)
+    assert [r.genome.digest for r in log.results] == runner.seen
+    told = len(log.results)
+    under_way = {genome.digest for genomes in runner.busy.values() for genome in genomes}
+    again = flying(wide, target, log, name=name, batch=3)
+    digests = [result.genome.digest for result in log.results]
+    assert len(digests) == len(set(digests)) == 40
+    assert not set(digests[:told]) & set(again.seen)
+    if told:  # what was asked for after the last transaction alone may be left out
+        saved = {d for d in under_way if d in again.seen}
+        assert len(saved) >= min(3 * 3, 40 - told)
+
+
+def test_workers_come_and_go(wide, target):
+    class Changing(Racing):
+        def next(self):
+            self.capacity = self.rng.choice([1, 2, 6])
+            return None if self.rng.random() < 0.5 else super().next()
+
+    log, runner = Memory(), Changing(target(wide), 3)
+    assert run(wide, None, log, batch=3, runner=runner) == 40
+    assert runner.most == 6
+
+
+def test_in_flight_out_of_range(wide, target):
+    with pytest.raises(ValueError, match="in_flight is 0"):
+        run(wide, target(wide), Memory(), in_flight=0)

@@ -6,8 +6,10 @@ import torch
 
 from evaluator.interfaces import Score
 from evaluator.scoring import Outcomes
-from search.racing import RacingRunner, ahead, looks, race, threshold
+from search.racing import Racer, ahead, looks, race, threshold
 from search.reward import absolute_reward
+from search.runner import UnitRunner
+from search.workers import InProcess
 
 
 class Made:
@@ -192,9 +194,8 @@ def networks(toy):
 
 
 def runner(table, use, front=list, images=1200, **options):
-    return RacingRunner(
-        table, looks(images), use=lambda g: use[g.digest], front=lambda: front(), **options
-    )
+    racer = Racer(table, looks(images), use=lambda g: use[g.digest], **options)
+    return UnitRunner(InProcess(racer), lambda: front())
 
 
 def dominated(i, genomes, means, use):
@@ -226,6 +227,7 @@ def test_who_is_on_the_front_has_seen_all_images(networks):
                 o.score.score > outcome.score.score and use[g.digest] <= mine
                 for g, o in zip(genomes, outcomes, strict=True)
             )
+        assert outcome.score.fidelity == outcome.score.details["images"] / 1200
     assert early > len(genomes) / 4
     assert table.images < 0.7 * values.size
 
@@ -253,7 +255,8 @@ def test_candidates_race_the_front_so_far(networks):
 def test_without_looks_all_see_all(networks):
     genomes, _ = networks
     values = population(np.random.default_rng(9), count=len(genomes))
-    plain = RacingRunner(Table(genomes, values), (1200,), use=lambda g: 0.5, front=list)
+    racer = Racer(Table(genomes, values), (1200,), use=lambda g: 0.5)
+    plain = UnitRunner(InProcess(racer))
     outcomes = plain.run(genomes)
     assert [o.score.score for o in outcomes] == pytest.approx(values.mean(1).tolist(), rel=1e-12)
     assert all(o.score.details["images"] == 1200 for o in outcomes)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from evaluator.interfaces import Score
-from search.runner import LocalRunner
+from search.runner import local_runner
 
 
 class Broken:
@@ -15,7 +15,7 @@ class Broken:
 def test_outcomes_in_the_order_asked(toy, target):
     genomes = [toy.space.decode(row) for row in toy.space.sample_codes(np.random.default_rng(0), 9)]
     scores = target(toy)
-    runner = LocalRunner(scores)
+    runner = local_runner(scores)
     assert [outcome.score for outcome in runner.run(genomes)] == [
         scores.evaluate(genome) for genome in genomes
     ]
@@ -24,7 +24,7 @@ def test_outcomes_in_the_order_asked(toy, target):
 
 def test_an_error_is_an_outcome(toy):
     genomes = [toy.space.decode(row) for row in toy.space.sample_codes(np.random.default_rng(0), 9)]
-    for genome, outcome in zip(genomes, LocalRunner(Broken()).run(genomes), strict=True):
+    for genome, outcome in zip(genomes, local_runner(Broken()).run(genomes), strict=True):
         failed = genome.resolution == 64
         assert (outcome.score is None) == failed
         assert outcome.error == ("RuntimeError: out of memory" if failed else None)
@@ -38,4 +38,4 @@ def test_an_interrupt_is_not(toy):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        LocalRunner(Interrupted()).run([toy.space.sample(np.random.default_rng(0))])
+        local_runner(Interrupted()).run([toy.space.sample(np.random.default_rng(0))])

@@ -9,9 +9,9 @@ from evaluator.interfaces import Score
 from results.store import Store
 from search.controllers import CONTROLLERS, make_controller
 from search.loop import search
-from search.networks import NetworkProposals
+from search.networks import NetworkProposals, Networks
 from search.proposals import BAND
-from search.runner import LocalRunner
+from search.runner import local_runner
 from search.state import pack, unpack
 from search.warm_start import nearest_row, project, warm_start
 from space.budget import Budget
@@ -289,33 +289,32 @@ def starts(proposals):
 
 def make(name, proposals, starts, seed=0):
     first = [start.row for start in starts]
-    return make_controller(name, proposals, seed, first=first, **SMALL[name])
+    return make_controller(name, proposals, seed, first=first, **SMALL.get(name, {}))
 
 
 @every_controller
 def test_starts_are_asked_first_and_once(proposals, starts, target, name):
     controller, scores = make(name, proposals, starts), target(proposals)
-    digests = []
+    asked = []
     for _ in range(8):
-        genomes = controller.ask(4)
-        assert len(genomes) == 4
-        controller.tell(scores.results(genomes))
-        digests += [genome.digest for genome in genomes]
-    wanted = [proposals.space.decode(start.row).digest for start in starts]
-    assert digests[: len(wanted)] == wanted
-    assert len(set(digests)) == len(digests)
+        rows = controller.ask(4)
+        assert len(rows) == 4
+        controller.tell(scores.trials(rows))
+        asked += rows
+    assert asked[: len(starts)] == [start.row for start in starts]
+    assert len(set(asked)) == len(asked)
 
 
 @every_controller
 def test_without_starts_nothing_changes(proposals, target, name):
     scores = target(proposals)
-    plain = make_controller(name, proposals, 3, **SMALL[name])
+    plain = make_controller(name, proposals, 3, **SMALL.get(name, {}))
     warm = make(name, proposals, [], seed=3)
     for _ in range(4):
-        genomes = plain.ask(4)
-        assert warm.ask(4) == genomes
+        rows = plain.ask(4)
+        assert warm.ask(4) == rows
         for controller in (plain, warm):
-            controller.tell(scores.results(genomes))
+            controller.tell(scores.trials(rows))
 
 
 @every_controller
@@ -326,10 +325,10 @@ def test_stops_and_resumes_among_the_starts(proposals, starts, target, name):
         resumed = make(name, proposals, starts if state is None else [], 5 if state is None else 9)
         if state is not None:
             resumed.load_state_dict(unpack(state))
-        genomes = steady.ask(4)
-        assert resumed.ask(4) == genomes
+        rows = steady.ask(4)
+        assert resumed.ask(4) == rows
         for controller in (steady, resumed):
-            controller.tell(scores.results(genomes))
+            controller.tell(scores.trials(rows))
         state = pack(resumed.state_dict())
         assert state == pack(steady.state_dict())
 
@@ -337,11 +336,8 @@ def test_stops_and_resumes_among_the_starts(proposals, starts, target, name):
 @every_controller
 def test_a_start_that_others_scored_is_left_out(proposals, starts, target, name):
     controller = make(name, proposals, starts)
-    told = [proposals.space.decode(start.row) for start in starts[1:3]]
-    controller.tell(target(proposals).results(told))
-    asked = [genome.digest for genome in controller.ask(4)]
-    wanted = [proposals.space.decode(starts[i].row).digest for i in (0, 3, 4, 5)]
-    assert asked == wanted
+    controller.tell(target(proposals).trials([start.row for start in starts[1:3]]))
+    assert controller.ask(4) == [starts[i].row for i in (0, 3, 4, 5)]
 
 
 class Constant:
@@ -351,11 +347,13 @@ class Constant:
 
 def test_rows_say_where_they_are_from(proposals, starts, tmp_path):
     origins = {proposals.space.decode(s.row).digest: f"preset:{s.name}" for s in starts}
-    options = {"batch": 4, "budget": proposals.budget, "origin": "random", "origins": origins}
+    options = {"batch": 4, "origin": "random"}
     with Store(tmp_path / "c.sqlite") as store:
         for evaluations in (5, 12):  # stopped among them, and taken up again
             controller = make("random", proposals, starts)
-            search(controller, LocalRunner(Constant()), store, evaluations=evaluations, **options)
+            subject = Networks(proposals, origins)
+            runner = local_runner(Constant())
+            search(controller, runner, store, subject, evaluations=evaluations, **options)
         rows = store.rows()
     assert [row.origin for row in rows[:6]] == [f"preset:{start.name}" for start in starts]
     assert {row.origin for row in rows[6:]} == {"random"}

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import ray
 import torch
+from search.ray_runner import RayRunner
 
 from results.store import Store
 from search.controllers import make_controller
 from search.loop import search
 from search.ray_common import RETRIES, import_name
-from search.ray_runner import RayRunner
 from search.runner import LocalRunner
 
 WORKERS = 2
