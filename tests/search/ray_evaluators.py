@@ -2,24 +2,25 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
 
 from evaluator.interfaces import Score
-from evaluator.scoring import Outcomes
+from search.workers import OneByOne
 
 
 class Digest:
     """The score is the digest, as a share of the largest one, and says who gave it.
 
     Dies of SIGKILL the first time it sees one of `once`, and each time it sees one of `always`;
-    fails for each of `fails`.
+    fails for each of `fails`, and never comes back from one of `hangs`.
     """
 
-    def __init__(self, tensors, folder=".", once=(), always=(), fails=()):
+    def __init__(self, tensors, folder=".", once=(), always=(), fails=(), hangs=()):
         self.tensors, self.folder = tensors, Path(folder)
-        self.once, self.always, self.fails = once, always, fails
+        self.once, self.always, self.fails, self.hangs = once, always, fails, hangs
 
     def die(self, digest):
         marker = self.folder / digest
@@ -27,23 +28,11 @@ class Digest:
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def measure(self, genomes, first, last):
-        """Outcomes of made-up images, of which image i has the i-th digit for its logit."""
-        found = []
-        for genome in genomes:
-            self.die(genome.digest)
-            if genome.digest in self.fails:
-                found.append(ValueError(f"no score\n for {genome.digest}"))
-                continue
-            digits = torch.tensor([int(digit, 16) for digit in genome.digest[first:last]])
-            outcomes = Outcomes()
-            outcomes.add(torch.stack([digits / 16, torch.zeros(len(digits))], 1), digits * 0)
-            found.append(outcomes)
-        return found
-
     def evaluate(self, genome):
         digest = genome.digest
         self.die(digest)
+        if digest in self.hangs:
+            time.sleep(1000)
         if digest in self.fails:
             raise ValueError(f"no score\n for {digest}")
         details = {"pid": os.getpid(), "threads": torch.get_num_threads()}
@@ -56,4 +45,4 @@ class Digest:
 def make(tensors, broken=False, **settings):
     if broken:
         raise OSError("no data\n here")
-    return Digest(tensors, **settings)
+    return OneByOne(Digest(tensors, **settings))
