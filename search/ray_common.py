@@ -17,7 +17,7 @@ import ray
 import torch
 from torch import Tensor
 
-RETRIES = 3  # further attempts at a candidate whose worker died
+RETRIES = 3  # further attempts at a piece of work whose worker died
 _PACKAGES = ("space", "evaluator", "supernet", "search", "results", "commands")
 _STORE_BYTES = 200_000_000  # Ray's object store, beside the shared tensors
 
@@ -57,6 +57,12 @@ def start_ray(name: str, packed: Mapping[str, Any], workers: int, address: str |
             ray.init(address=address, runtime_env={"py_modules": _modules(name)}, **quiet)
         except ConnectionError as error:
             raise ValueError(f"no Ray cluster at {address!r}: {reason_of(error)}") from None
+        except RuntimeError as error:
+            if "ersion" not in str(error):
+                raise
+            said = " ".join(str(error).split())
+            text = f"the Ray cluster at {address!r} runs another version of Ray or Python: {said}"
+            raise ValueError(text) from None
         except SystemExit:  # how Ray ends where the address is that of something else
             raise ValueError(f"no Ray cluster at {address!r}") from None
         return

@@ -77,6 +77,7 @@ class RayWorkers:
         name = make_worker if isinstance(make_worker, str) else import_name(make_worker)
         packed = {key: pack(tensor) for key, tensor in shared.items()}
         self._patience, self._longest = patience, 0.0
+        self._looked = time.monotonic()
         self._waiting: deque[_Task] = deque()
         self._busy: dict[Any, tuple[Any, _Task]] = {}
         self._free: list[Any] = []
@@ -157,8 +158,8 @@ class RayWorkers:
                 raise RuntimeError("nothing is being worked on")
             references = [*self._busy, *self._starting]
             done, _ = ray.wait(references, timeout=_LOOK_EVERY_SECONDS)
+            self._end_hanging()
             if not done:
-                self._end_hanging()
                 continue
             reference = done[0]
             if reference in self._starting:
@@ -192,9 +193,13 @@ class RayWorkers:
 
     def _end_hanging(self) -> None:
         """Kills workers that have not answered for too long; Ray then says that they died."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_EVERY_SECONDS:
+            return
+        self._looked = now
         patience = self._patience or max(LEAST_PATIENCE_SECONDS, PATIENCE * self._longest)
         for actor, task in self._busy.values():
-            if time.monotonic() - task.begun > patience:
+            if now - task.begun > patience:
                 ray.kill(actor)
 
     def close(self) -> None:

@@ -21,10 +21,12 @@ def kinds(ended):
 
 
 @pytest.mark.parametrize("controller", ["random", "evolution"])
-def test_two_workers_find_what_one_process_finds(runs, controller):
-    alone = runs(name="alone", controller=controller, **SETTINGS)
+def test_two_workers_find_in_order_what_one_process_finds(runs, controller):
+    """As long as the same number of batches is under way."""
+    settings = {**SETTINGS, "batch": 4, "in_flight": 2, "in_order": True, "controller": controller}
+    alone = runs(name="alone", **settings)
     assert alone.code == 0, alone.err
-    shared = runs(name="shared", controller=controller, workers=2, **SETTINGS)
+    shared = runs(name="shared", workers=2, **settings)
     assert shared.code == 0, shared.err
     assert not ray.is_initialized()  # the run's own Ray ends with it
     assert shared.front == alone.front
@@ -33,13 +35,13 @@ def test_two_workers_find_what_one_process_finds(runs, controller):
 
 
 def test_a_run_of_one_process_goes_on_with_two(runs, tiny_space, own_operator):
-    """How many work is free on resume, and changes nothing; parts of one's own reach them all."""
+    """How many work is free on resume; parts of one's own reach them all."""
     space = tiny_space(name="own")
     for stage in space["stages"]:
         stage["operators"] = {kind: space["operators"][kind] for kind in stage["operators"]} | {
             "average": {"expansion": [1, 2, 3]}
         }
-    settings = SETTINGS | {"space": space, "plugin": own_operator}
+    settings = SETTINGS | {"space": space, "plugin": own_operator, "in_flight": 1}
     whole = runs(name="whole", **settings)
     assert "average" in kinds(whole)
     stopped = runs(name="stopped", **settings | {"evaluations": 8})

@@ -18,9 +18,10 @@ class Digest:
     fails for each of `fails`, and never comes back from one of `hangs`.
     """
 
-    def __init__(self, tensors, folder=".", once=(), always=(), fails=(), hangs=()):
+    def __init__(self, tensors, folder=".", once=(), always=(), fails=(), hangs=(), seconds=0.0):
         self.tensors, self.folder = tensors, Path(folder)
         self.once, self.always, self.fails, self.hangs = once, always, fails, hangs
+        self.seconds = seconds
 
     def die(self, digest):
         marker = self.folder / digest
@@ -30,6 +31,7 @@ class Digest:
 
     def evaluate(self, genome):
         digest = genome.digest
+        time.sleep(self.seconds)
         self.die(digest)
         if digest in self.hangs:
             time.sleep(1000)
