@@ -130,6 +130,10 @@ def make_run(
     definition = settings.pop("space_definition")
     about = json.loads(folder.environment.read_text(encoding="utf-8"))
     training = json.loads(folder.training.read_text(encoding="utf-8"))
+    by_chance: list[Row] = []
+    if folder.by_chance.is_file():
+        with Store(folder.by_chance, readonly=True) as store:
+            by_chance = store.rows()
     accuracies = json.loads(folder.supernet_facts.read_text(encoding="utf-8"))
     return Run(
         name=folder.path.name,
@@ -150,6 +154,7 @@ def make_run(
         },
         supernet={**training, "accuracies": accuracies},
         command=about["command"],
+        by_chance=by_chance,
         trust=read_card(folder),
         trust_command=trust_command(folder),
     )

@@ -99,6 +99,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="let candidates drop out that cannot come onto the front any more (default: yes)",
     )
     how.add_argument("--race-error", type=float, help="chance of a wrong verdict on a pair")
+    how.add_argument(
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="score as many networks of a random search, for the report (default: yes)",
+    )
     how.add_argument("--seed", type=int)
     how.add_argument("--proxy-width", type=float, help="width of the proxy, 0 to 1")
     how.add_argument("--proxy-resolution", type=int, help="input side of the proxy, pixels")

@@ -18,6 +18,8 @@ from results.run_folder import (
 )
 from search.networks import Reachable
 from search.proposals import BAND
+from search.random_search import RANDOM
+from search.settings import Settings
 from space.budget import Budget, quantity
 from supernet.augmentation import normalise
 from supernet.batches import Batches, ResidentImages
@@ -49,9 +51,17 @@ def make_plan(job: Job, reachable: Reachable, folder: RunFolder) -> dict[str, An
         "supernet": {"parameters": numbers, "checkpoint_bytes": 12 * numbers},
         "estimate": {
             "training_seconds": train_seconds * job.training.steps,
-            "scoring_seconds": score_seconds * job.settings.evaluations / job.settings.workers,
+            "scoring_seconds": (1 + compares(job.settings))
+            * score_seconds
+            * job.settings.evaluations
+            / job.settings.workers,
         },
     }
+
+
+def compares(settings: Settings) -> bool:
+    """Whether a random search follows, to compare with."""
+    return settings.compare and settings.controller != RANDOM
 
 
 def time_one(job: Job, supernet: Supernet) -> tuple[float, float]:
@@ -105,8 +115,8 @@ def show_plan(
     )
     time_needed = (
         f"about {duration(seconds['training_seconds'])} for {job.training.steps} training steps, "
-        f"{duration(seconds['scoring_seconds'])} to score {settings.evaluations} candidates on "
-        "360 images each"
+        f"{duration(seconds['scoring_seconds'])} to score {settings.evaluations} candidates "
+        f"{'and as many of a random search ' if compares(settings) else ''}on 360 images each"
     )
     return [
         f"Space {space['name']!r}: {size}",

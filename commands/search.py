@@ -13,7 +13,7 @@ from typing import Any
 from commands.finish import finish
 from commands.job import Job, check_cluster, check_memory, make_runner
 from commands.options import resolve, resumed_settings
-from commands.plan import make_plan, show_plan, starts_text
+from commands.plan import compares, make_plan, show_plan, starts_text
 from commands.promising import promising
 from commands.train import measure, train
 from evaluator.data import ImageData, load_data
@@ -27,9 +27,11 @@ from results.run_folder import (
 )
 from results.store import Store
 from search.controllers import make_controller
+from search.interfaces import Controller
 from search.loop import search
 from search.networks import Networks
 from search.proposals import BAND
+from search.random_search import RANDOM
 from search.settings import Settings
 from space.genome import Genome
 from supernet.checkpoints import KEPT
@@ -161,47 +163,65 @@ def check_disk(folder: RunFolder, job: Job, supernet: Supernet) -> None:
 
 
 def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console: Console) -> None:
-    """Searches until the database holds as many candidates as the settings ask for."""
-    settings = job.settings
+    """Searches until the database holds as many candidates as the settings ask for; then searches
+    at random, to compare with."""
+    settings, starts = job.settings, job.starts
     with Store(folder.database) as store:
         known = len(store.statuses())
-        if known >= settings.evaluations:
-            return
-        starts = job.starts
-        if settings.warm_start and not known:
-            console.say(starts_text([start.name for start in starts]))
-        first: list[Sequence[int]] = [start.row for start in starts]
-        if settings.zero_cost and not known:  # later they are part of the controller's state
-            first += [row.tolist() for row in promising(job, data, settings.batch, console)]
-        own = {"mutation": settings.mutation} if settings.controller == "evolution" else {}
-        controller = make_controller(
-            settings.controller, job.proposals, settings.seed, first=first, **own
-        )
-        runner = make_runner(job, trainer, data, lambda: front_so_far(job, store))
-        try:
-            with console.progress("scoring candidates", settings.evaluations, known) as meter:
-                search(
-                    controller,
-                    runner,
-                    store,
-                    Networks(
-                        job.proposals,
-                        {
-                            job.space.decode(start.row).digest: f"{FROM_PRESET}{start.name}"
-                            for start in starts
-                        },
-                    ),
-                    evaluations=settings.evaluations,
-                    batch=settings.batch,
-                    origin=settings.controller,
-                    in_flight=settings.in_flight,
-                    in_order=settings.in_order,
-                    on_batch=lambda progress: meter.update(progress.done, best_so_far(job, store)),
-                )
-        except RuntimeError as error:  # nothing can be scored, or no worker is left
-            raise ValueError(str(error)) from error
-        finally:
-            runner.close()
+        if known < settings.evaluations:
+            if settings.warm_start and not known:
+                console.say(starts_text([start.name for start in starts]))
+            first: list[Sequence[int]] = [start.row for start in starts]
+            if settings.zero_cost and not known:  # later they are part of the controller's state
+                first += [row.tolist() for row in promising(job, data, settings.batch, console)]
+            own = {"mutation": settings.mutation} if settings.controller == "evolution" else {}
+            controller = make_controller(
+                settings.controller, job.proposals, settings.seed, first=first, **own
+            )
+            origins = {
+                job.space.decode(start.row).digest: f"{FROM_PRESET}{start.name}" for start in starts
+            }
+            look_for(job, trainer, data, store, controller, settings.controller, console, origins)
+    if compares(settings):
+        with Store(folder.by_chance) as store:
+            if len(store.statuses()) < settings.evaluations:
+                controller = make_controller(RANDOM, job.proposals, settings.seed)
+                look_for(job, trainer, data, store, controller, RANDOM, console)
+
+
+def look_for(
+    job: Job,
+    trainer: Trainer,
+    data: ImageData,
+    store: Store,
+    controller: Controller,
+    name: str,
+    console: Console,
+    origins: Mapping[str, str] | None = None,
+) -> None:
+    """Has a controller propose until the store holds as many candidates as it should."""
+    settings, known = job.settings, len(store.statuses())
+    chance = name == RANDOM != settings.controller
+    what = "scoring random networks, to compare" if chance else "scoring candidates"
+    runner = make_runner(job, trainer, data, lambda: front_so_far(job, store))
+    try:
+        with console.progress(what, settings.evaluations, known) as meter:
+            search(
+                controller,
+                runner,
+                store,
+                Networks(job.proposals, origins),
+                evaluations=settings.evaluations,
+                batch=settings.batch,
+                origin=name,
+                in_flight=settings.in_flight,
+                in_order=settings.in_order,
+                on_batch=lambda progress: meter.update(progress.done, best_so_far(job, store)),
+            )
+    except RuntimeError as error:  # nothing can be scored, or no worker is left
+        raise ValueError(str(error)) from error
+    finally:
+        runner.close()
 
 
 def front_so_far(job: Job, store: Store) -> list[Genome]:

@@ -63,6 +63,8 @@ class Run:
       other plain entry is listed as it is.
     - `command`: what was run; `finished`: False for a report of a run that is still under way.
     - `next_steps`: pairs of a sentence and a command; empty for the usual ones.
+    - `by_chance`: the candidates of a random search with as many evaluations, to compare with;
+      empty where there was none.
     - `trust`: the trust card (`results.trust_card`), None where the scores are unchecked;
       `trust_command`: what checks them.
     """
@@ -80,5 +82,6 @@ class Run:
     command: str = ""
     finished: bool = True
     next_steps: Sequence[tuple[str, str]] = ()
+    by_chance: Sequence[Row] = ()
     trust: Mapping[str, Any] | None = None
     trust_command: str = "python run_search.py trust RUN"

@@ -28,6 +28,7 @@ import vl_convert
 from markupsafe import Markup
 
 from results import drawing, pareto, trust_card
+from results.against_chance import against_chance
 from results.history import FROM_PRESET, Row, Run
 from space.cost import Cost
 from space.genome import Genome
@@ -37,6 +38,7 @@ POINTS = 4000  # in a chart; more are thinned out evenly
 LISTED = 50  # candidates in the table
 ERRORS = 10  # failed candidates that are shown with their message
 NEAR = 0.2  # published networks within this share of the budget are near it
+BAND = 0.95  # networks that use so much of the budget are at the budget
 FEWEST = 3  # published networks that are listed, however far
 CHART_HEIGHT = 320
 PROBED = ("largest", "random", "smallest")  # networks that were looked at in training
@@ -104,6 +106,7 @@ def _content(run: Run) -> dict[str, Any]:
     ranked = sorted(rows, key=_reward, reverse=True)
     failed = [row for row in run.rows if row.status != "ok"]
     comparison = _comparison(run, best)
+    chance = _against_chance(run)
     winners = [best, *(row for row in members if row is not best)] if best else members
     return {
         "evaluated": rows,
@@ -131,7 +134,8 @@ def _content(run: Run) -> dict[str, Any]:
         "accuracies": run.supernet.get("accuracies") or {},
         "steps": _steps(run, best),
         "trust": None if run.trust is None else _trust(run.trust),
-        **_charts(run, members, best, comparison["names"]),
+        "chance": chance["final"],
+        **_charts(run, members, best, comparison["names"], chance["curves"]),
     }
 
 
@@ -148,6 +152,16 @@ def _listing(row: Row, run: Run) -> dict[str, Any]:
         "best": row.digest == run.best,
         "front": row.digest in run.front,
     }
+
+
+def _against_chance(run: Run) -> dict[str, Any]:
+    """The curves of this search and of the random one; empty without one or without a limit."""
+    target = "macs" if run.budget.get("macs") else "params"
+    limit = run.budget.get(target)
+    if not limit or not run.by_chance:
+        return {"curves": [], "final": {}}
+    who = str(run.settings.get("controller", "this search"))
+    return against_chance(run.rows, run.by_chance, who, target, limit, BAND)
 
 
 def _limits(budget: Mapping[str, Any], best: Row | None) -> list[dict[str, Any]]:
@@ -369,7 +383,11 @@ def _plain(value: Any) -> str:
 
 
 def _charts(
-    run: Run, members: Sequence[Row], best: Row | None, near: Collection[str]
+    run: Run,
+    members: Sequence[Row],
+    best: Row | None,
+    near: Collection[str],
+    chance: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The charts that there is data for, with their data, as JSON for the page's script; `near`
     are the published networks in the table."""
@@ -407,6 +425,11 @@ def _charts(
         specs["front"] = _front_chart(f"MACs{side} ({unit})")
     if any(point["reward"] is not None for point in shown):
         specs["progress"] = _progress_chart(len({_proposer(row) for row in run.rows}) > 1)
+    if chance:
+        data["chance"] = [dict(point) for point in chance]
+        names = list(dict.fromkeys(point["who"] for point in chance))
+        specs["chance-best"] = _chance_chart("best", "best score at the budget", names)
+        specs["chance-volume"] = _chance_chart("volume", "hypervolume (share)", names)
     if data.get("trust"):
         specs["trust"] = _spec(
             trust_card.scatter(run.trust or {}), "Accuracy of proxies trained alone against score"
@@ -599,6 +622,30 @@ def _progress_chart(several: bool) -> dict[str, Any]:
         )
     )
     return _spec(alt.layer(points, line, failed), "Reward of each candidate and the best so far")
+
+
+def _chance_chart(what: str, title: str, names: Sequence[str]) -> dict[str, Any]:
+    """One curve for each search over its evaluations; lines differ without colour as well."""
+    colours = alt.Scale(domain=names, range=[drawing.BLUE, drawing.ORANGE])
+    chart = (
+        alt.Chart(alt.NamedData("chance"))
+        .transform_filter(f"isValid(datum.{what})")
+        .mark_line(interpolate="step-after", strokeWidth=2)
+        .encode(
+            alt.X("n:Q", title="evaluations", scale=alt.Scale(nice=False)),
+            alt.Y(f"{what}:Q", title=title, scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "who:N", title="search", scale=colours, legend=alt.Legend(orient="top")
+            ),
+            strokeDash=alt.StrokeDash("who:N", scale=alt.Scale(domain=names), legend=None),
+            tooltip=[
+                alt.Tooltip("who:N", title="search"),
+                alt.Tooltip("n:Q", title="evaluations"),
+                alt.Tooltip(f"{what}:Q", title=title, format=".4f"),
+            ],
+        )
+    )
+    return _spec(chart, f"{title} of this search and of a random one by evaluations")
 
 
 NETWORK_TOOLTIP = [

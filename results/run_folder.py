@@ -38,6 +38,7 @@ class RunFolder:
         self.checkpoints = self.state / "supernet"
         self.supernet_facts = self.state / "supernet.json"
         self.training = self.state / "training.json"
+        self.by_chance = self.state / "random.sqlite"  # a random search, to compare with
         self.alone = self.state / "trust"  # networks that were trained alone
         self.trust = path / "trust.json"
         self.trust_table = path / "trust.csv"

@@ -11,6 +11,8 @@ from search.asking import Asking, fresh
 from search.problem import Row, Trial
 from search.proposals import Proposals
 
+RANDOM = "random"  # its name
+
 
 class RandomSearch:
     """Uniform rows of the space: `at_budget` of them at the budget, the others in slices of it

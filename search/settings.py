@@ -48,6 +48,7 @@ class Settings:
     ray_address: str | None = None
     gpus_per_worker: float | None = None  # None: this machine's are shared out
     in_flight: int | None = None  # batches under way at a time; None: as many as workers
+    compare: bool = True  # with random search at the same number of evaluations
     in_order: bool = False  # results are told in the order in which they were asked for
     exports: int = 5
     onnx: bool = False
