@@ -42,9 +42,9 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import device_name
 from benchmarks.ranking_nasbench_macro import published_space, read_table, row_of
-from evaluator.interfaces import Result
 from search.evolution import MUTATIONS, RegularizedEvolution
 from search.networks import NetworkProposals
+from search.problem import Trial
 from search.proposals import BAND
 from search.reward import absolute_reward
 from space.budget import Budget
@@ -125,24 +125,22 @@ def play(
     )
     played, work = Played(), Work()
     while len(played.rows) < evaluations:
-        genomes = controller.ask(min(BATCH, evaluations - len(played.rows)))
-        if not genomes:
+        rows = controller.ask(min(BATCH, evaluations - len(played.rows)))
+        if not rows:
             break
-        results = []
-        for genome in genomes:
-            row = tuple(map(int, proposals.space.encode(genome)))
+        trials = []
+        for row in rows:
             found = score(row)
-            new, cost = work.of(genome)
+            new, cost = work.of(proposals.space.decode(row))
+            trials.append(Trial(row, (found,)))
             use = proposals.budget.use(cost)
-            reward = absolute_reward(found, use) if planned else found
-            results.append(Result(genome, cost, found, reward))
             for values, value in zip(
                 (played.rows, played.scores, played.use, played.new, played.macs),
                 (row, found, use, new, cost.macs),
                 strict=True,
             ):
                 values.append(value)  # type: ignore[attr-defined]
-        controller.tell(results)
+        controller.tell(trials)
     return played
 
 

@@ -71,9 +71,9 @@ class Runner(Protocol):
         """Takes a batch; does not wait for it."""
         ...
 
-    def next(self) -> tuple[int, list[Outcome]] | None:
-        """Waits for the next batch to be done: its number, and one outcome for each candidate, in
-        their order. None where instead the capacity has changed."""
+    def next(self) -> dict[int, list[Outcome]]:
+        """Waits until a batch is done, and gives all that are: by number, one outcome for each
+        candidate, in their order. Empty where instead the capacity has changed."""
         ...
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from search.interfaces import Controller, Log, Outcome, Runner, Subject
 from search.problem import Row
 from search.state import pack, unpack
@@ -40,9 +42,11 @@ def search(
     """Evaluates rows until the log holds `evaluations` of them; gives how many it holds.
 
     That is fewer only where the controller has nothing new left inside the limits. `batch` rows are
-    asked for at a time, and `in_flight` batches are under way at a time, or as many as the runner
-    has workers for. A batch is told as soon as it is there; with `in_order`, only once those that
-    were asked for before it are told. So one in flight gives one history, and any number of them in
+    one worker's at a time, and `in_flight` batches are under way at a time, or as many as the
+    runner has workers for. Whatever is there is told and written down at once, and as many batches
+    as that leaves room for are asked for at once: the busier the search, the more is done in one
+    go. With `in_order`, a batch is told, and the next one asked for, only once those that were
+    asked for before it are told. So one in flight gives one history, and any number of them in
     order gives a history that does not depend on which worker is faster; with `in_flight` given, on
     how many there are neither. `origin` is where results are said to be from.
 
@@ -63,37 +67,49 @@ def search(
     if in_flight is not None and in_flight < 1:
         raise ValueError(f"in_flight is {in_flight}, but must be at least 1")
     statuses, begun = log.statuses(), 0
-    waiting: deque[list[Row]] = deque()  # were under way when the search was stopped
+    waiting: deque[list[Row]] = deque()  # to be begun, or under way when the search was stopped
     if (saved := log.state()) is not None:
         state = unpack(saved)
         controller.load_state_dict(state["controller"])
-        waiting.extend([tuple(row) for row in rows] for rows in state["under_way"])
+        waiting.extend([tuple(row) for row in rows.tolist()] for rows in state["under_way"])
     flight: dict[int, list[Row]] = {}  # batches under way, in the order in which they were begun
     ended: dict[int, list[Outcome]] = {}  # those that have to wait for one before them
 
     def state_now() -> bytes:
-        under_way = [[list(row) for row in rows] for rows in (*flight.values(), *waiting)]
+        under_way = [np.array(rows, np.int32) for rows in (*flight.values(), *waiting)]
         return pack({"controller": controller.state_dict(), "under_way": under_way})
 
-    while len(statuses) < evaluations:
-        while len(flight) < (in_flight or runner.capacity):
+    def begin() -> None:
+        """Hands out batches until as many are under way as should be."""
+        nonlocal begun
+        while (room := (in_flight or runner.capacity) - len(flight)) > 0:
             left = evaluations - len(statuses) - sum(map(len, flight.values()))
-            if left <= 0:
+            if not waiting and left > 0:
+                rows = controller.ask(min(left, batch if in_order else room * batch))
+                waiting.extend(rows[i : i + batch] for i in range(0, len(rows), batch))
+            if not waiting or left <= 0:
                 break
-            rows = waiting.popleft() if waiting else controller.ask(min(batch, left))
-            if not rows:
-                break
+            rows = waiting.popleft()
             runner.submit(begun, [subject.candidate(row) for row in rows])
             flight[begun] = rows
             begun += 1
+
+    def told() -> list[int]:
+        """The numbers of the batches that may be told now."""
+        if in_order:
+            first = next(iter(flight))
+            return [first] if first in ended else []
+        return sorted(ended)
+
+    while len(statuses) < evaluations:
+        begin()
         if not flight:
             break
-        ready = [next(iter(flight))] if in_order else list(ended)
-        if not ready or ready[0] not in ended:
-            if (news := runner.next()) is not None:  # else the number of workers has changed
-                ended[news[0]] = [_checked(outcome) for outcome in news[1]]
+        if not (numbers := told()):
+            ended.update(runner.next())
             continue
-        rows, outcomes = flight.pop(ready[0]), ended.pop(ready[0])
+        rows = [row for number in numbers for row in flight.pop(number)]
+        outcomes = [_checked(outcome) for number in numbers for outcome in ended.pop(number)]
         latest = ["failed" if outcome.score is None else "ok" for outcome in outcomes]
         if "ok" not in latest and _hopeless(statuses + latest):
             raise RuntimeError(f"no candidate can be scored: {outcomes[0].error}")

@@ -13,6 +13,7 @@ from search.problem import Problem, Row, Trial
 from search.proposals import BAND, Proposals
 from search.reward import absolute_reward
 from space.budget import Budget, quantity
+from space.cost import Cost
 from space.cost_table import COSTS, CostTable
 from space.genome import Genome
 from space.search_space import Space
@@ -98,12 +99,19 @@ class Networks:
 
     def __init__(self, proposals: NetworkProposals, origins: Mapping[str, str] | None = None):
         self._proposals, self._origins = proposals, origins or {}
+        self._under_way: dict[Row, tuple[Genome, Cost]] = {}
 
     def candidate(self, row: Row) -> Genome:
-        genome = self._proposals.space.decode(row)
-        cost, budget = genome.cost(), self._proposals.budget
+        genome, cost = self._under_way[row] = self._made(row)
+        budget = self._proposals.budget
         assert budget.allows(cost), f"{genome.digest} costs {cost}, above {budget.text}"
         return genome
+
+    def _made(self, row: Row) -> tuple[Genome, Cost]:
+        costs = self._proposals.table.costs(np.array([row], np.int64))[0]
+        return self._proposals.space.decode(row), Cost(
+            **dict(zip(COSTS, costs.tolist(), strict=True))
+        )
 
     def trial(self, row: Row, outcome: Outcome) -> Trial:
         if outcome.score is None:
@@ -112,8 +120,9 @@ class Networks:
 
     def result(self, row: Row, outcome: Outcome) -> Result:
         """With its reward, see `search.reward`."""
-        genome = self._proposals.space.decode(row)
-        cost, origin = genome.cost(), self._origins.get(genome.digest)
+        known = row in self._under_way
+        genome, cost = self._under_way.pop(row) if known else self._made(row)
+        origin = self._origins.get(genome.digest)
         score, seconds = outcome.score, outcome.seconds
         if score is None:
             return Result(genome, cost, seconds=seconds, error=outcome.error, origin=origin)

@@ -151,36 +151,43 @@ class RayWorkers:
             task.begun = time.monotonic()
             self._busy[actor.work.remote(task.unit, self._tensors)] = actor, task
 
-    def next(self) -> tuple[Hashable, Done | Failed] | None:
+    def next(self) -> list[tuple[Hashable, Done | Failed]]:
         while True:
             self._hand_out()
             if not self._busy and not self._waiting:
                 raise RuntimeError("nothing is being worked on")
-            references = [*self._busy, *self._starting]
-            done, _ = ray.wait(references, timeout=_LOOK_EVERY_SECONDS)
-            self._end_hanging()
-            if not done:
-                continue
-            reference = done[0]
-            if reference in self._starting:
-                before = self.capacity
-                self._started(reference)
-                if self.capacity != before:
-                    self._hand_out()
-                    return None
-                continue
-            actor, task = self._busy.pop(reference)
-            try:
-                found: Done = ray.get(reference, timeout=START_SECONDS)
-            except RayTaskError as error:  # what an evaluation raises is an outcome, so not that
-                raise RuntimeError(f"a worker failed: {reason_of(error)}") from None
-            except (RayActorError, GetTimeoutError) as error:
-                if (given_up := self._died(task, error)) is not None:
-                    return task.key, given_up
-                continue
-            self._longest = max(self._longest, time.monotonic() - task.begun)
-            self._free.append(actor)
-            return task.key, found
+            capacity, found = self.capacity, []
+            for reference in self._ready():
+                if reference in self._starting:
+                    self._started(reference)
+                elif (ended := self._ended(reference)) is not None:
+                    found.append(ended)
+            self._hand_out()
+            if found or self.capacity != capacity:
+                return found
+
+    def _ready(self) -> list[Any]:
+        """All that has ended; waits until something has, or for some time."""
+        references = [*self._busy, *self._starting]
+        ready, rest = ray.wait(references, timeout=_LOOK_EVERY_SECONDS)
+        if ready and rest:
+            ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        self._end_hanging()
+        return ready
+
+    def _ended(self, reference: Any) -> tuple[Hashable, Done | Failed] | None:
+        """What a unit has come to; None where it has to be done again."""
+        actor, task = self._busy.pop(reference)
+        try:
+            found: Done = ray.get(reference, timeout=START_SECONDS)
+        except RayTaskError as error:  # what an evaluation raises is an outcome, so not that
+            raise RuntimeError(f"a worker failed: {reason_of(error)}") from None
+        except (RayActorError, GetTimeoutError) as error:
+            given_up = self._died(task, error)
+            return None if given_up is None else (task.key, given_up)
+        self._longest = max(self._longest, time.monotonic() - task.begun)
+        self._free.append(actor)
+        return task.key, found
 
     def _died(self, task: _Task, error: Exception) -> Failed | None:
         """A worker is gone: another one is started, and its unit done again or given up."""

@@ -39,16 +39,19 @@ class UnitRunner:
         self._known = {digest: one for digest, one in self._known.items() if digest in digests}
         return Unit(candidates, front, dict(self._known))
 
-    def next(self) -> tuple[int, list[Outcome]] | None:
-        while (news := self._workers.next()) is not None:
-            key, done = news
-            if isinstance(done, Done):
-                self._known.update(done.finished)
-            number, outcomes = self._taken(key, done)
-            if outcomes is not None:
-                del self._batches[number]
-                return number, outcomes
-        return None
+    def next(self) -> dict[int, list[Outcome]]:
+        ended: dict[int, list[Outcome]] = {}
+        while news := self._workers.next():
+            for key, done in news:
+                if isinstance(done, Done):
+                    self._known.update(done.finished)
+                number, outcomes = self._taken(key, done)
+                if outcomes is not None:
+                    del self._batches[number]
+                    ended[number] = outcomes
+            if ended:
+                break
+        return ended
 
     def _taken(self, key: Hashable, done: Done | Failed) -> tuple[int, list[Outcome] | None]:
         """The number of the batch of a unit, and its outcomes if they are all there now."""
@@ -74,9 +77,9 @@ class UnitRunner:
     def run(self, candidates: Sequence[Any]) -> list[Outcome]:
         """One batch, waited for."""
         self.submit(-1, candidates)
-        while (news := self.next()) is None:
+        while not (ended := self.next()):
             pass
-        return news[1]
+        return ended[-1]
 
     def close(self) -> None:
         self._workers.close()

@@ -70,9 +70,9 @@ class Workers(Protocol):
         """Takes a unit; does not wait for it."""
         ...
 
-    def next(self) -> tuple[Hashable, Done | Failed] | None:
-        """Waits for the next unit to be done; `Failed` where workers died over it. None where
-        instead the capacity has changed."""
+    def next(self) -> list[tuple[Hashable, Done | Failed]]:
+        """Waits until a unit is done, and gives all that are; `Failed` where workers died over it.
+        Empty where instead the capacity has changed."""
         ...
 
     def close(self) -> None: ...
@@ -100,9 +100,9 @@ class InProcess:
     def submit(self, key: Hashable, unit: Unit) -> None:
         self._waiting.append((key, unit))
 
-    def next(self) -> tuple[Hashable, Done]:
+    def next(self) -> list[tuple[Hashable, Done | Failed]]:
         key, unit = self._waiting.popleft()
-        return key, self._worker.work(unit)
+        return [(key, self._worker.work(unit))]
 
     def close(self) -> None:
         self._waiting.clear()

@@ -101,8 +101,7 @@ def all_done(runner, batches):
         runner.submit(number, batch)
     found = {}
     while len(found) < len(batches):
-        if (news := runner.next()) is not None:
-            found[news[0]] = news[1]
+        found |= runner.next()
     return [found[number] for number in range(len(batches))]
 
 
