@@ -71,13 +71,23 @@ def search(
     if (saved := log.state()) is not None:
         state = unpack(saved)
         controller.load_state_dict(state["controller"])
-        waiting.extend([tuple(row) for row in rows.tolist()] for rows in state["under_way"])
+        rows = [tuple(row) for row in state["under_way"].tolist()]
+        ends = np.cumsum(state["batches"]).tolist()
+        waiting.extend(
+            rows[end - size : end] for end, size in zip(ends, state["batches"], strict=True)
+        )
     flight: dict[int, list[Row]] = {}  # batches under way, in the order in which they were begun
     ended: dict[int, list[Outcome]] = {}  # those that have to wait for one before them
 
     def state_now() -> bytes:
-        under_way = [np.array(rows, np.int32) for rows in (*flight.values(), *waiting)]
-        return pack({"controller": controller.state_dict(), "under_way": under_way})
+        batches = [*flight.values(), *waiting]
+        return pack(
+            {
+                "controller": controller.state_dict(),
+                "under_way": np.array([row for rows in batches for row in rows], np.int16),
+                "batches": np.array([len(rows) for rows in batches], np.int64),
+            }
+        )
 
     def begin() -> None:
         """Hands out batches until as many are under way as should be."""
