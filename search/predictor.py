@@ -1,0 +1,258 @@
+"""The predictor-guided controller: a surrogate says which rows are worth an evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from search.asking import Asking, Ranges, fresh
+from search.guided import Guided, Listed, Observations
+from search.problem import GrowingRows, Problem, Row, Trial, succeeded
+from search.proposals import BAND, Proposals
+from space.decisions import Codes
+
+_MOST = 2000  # candidates that are looked at in an ask, where rows cannot be listed
+_TRIES = 2  # mutants that are made for each that is wanted, as not all of them fit
+_REPAIRED = 32  # where few fit, so many are moved until they do
+_CHANGES = 3  # most variables in which a mutant differs
+_CROSSED = 0.25  # of the mutants, from two parents
+
+Floats = NDArray[np.float64]
+
+
+class Predictor:
+    """Evaluates next what promises most by a Gaussian process over all that was observed.
+
+    The algorithm, with its sources, is `search.guided`; here stands what is asked of it. It uses
+    every trial, those of lower fidelity as such, and takes what was asked for and is not told for
+    what it predicts. Candidates are all rows that fit and are new, where these can be listed;
+    otherwise mutants of the best and rows drawn anew, all inside the limits. Costs known beforehand
+    serve as features, and as objectives where they are wanted small.
+
+    Of a banded problem, the share `at_budget` of rows is asked for at the budget and for the score
+    alone; the others for the front, so that they grow the area that it dominates.
+    """
+
+    def __init__(
+        self,
+        proposals: Proposals,
+        seed: int,
+        *,
+        at_budget: float = 0.5,
+        first: Sequence[Sequence[int]] = (),
+    ):
+        self._proposals, problem = proposals, proposals.problem
+        self._rng = np.random.default_rng(seed)
+        self._asking = Asking(proposals, at_budget, first)
+        self._observed = problem.observed
+        self._aims = {"front": self._guided(problem, alone=False)}
+        if problem.banded:
+            self._aims["best"] = self._guided(problem, alone=True)
+        self._told = GrowingRows(len(proposals.decisions.variables))
+        self._values: list[tuple[float, ...]] = []
+        self._fidelity: list[float] = []
+        self._pending: dict[Row, None] = {}  # asked for and not told, in order
+        self._lists: dict[str, Listed] | None = None
+        self._aliases: dict[Hashable, list[Row]] | None = None
+        self._unlisted = False
+
+    def _guided(self, problem: Problem, *, alone: bool) -> Guided:
+        """For the observed values `alone`, or for all objectives."""
+        features = _Features(self._proposals) if problem.cost_names else None
+        return Guided(
+            problem.decisions.cardinalities,
+            observed=problem.observed,
+            kinds=_kinds(problem),
+            active=problem.decisions.active,
+            known=None if alone or not problem.wanted_small else problem.known_gains,
+            features=features,
+        )
+
+    # ---- ask
+
+    def ask(self, count: int) -> list[Row]:
+        calls = 0
+
+        def propose(ranges: Ranges) -> Codes:
+            nonlocal calls
+            calls += 1
+            if calls > 2 or not self._proposals.decisions.variables:
+                return fresh(self._proposals, self._rng, ranges)  # the surrogate has had its say
+            rows = np.zeros((len(ranges), len(self._proposals.decisions.variables)), np.int64)
+            banded = self._proposals.problem.banded & (ranges[:, 0] == BAND)
+            for aim, places in (("best", banded), ("front", ~banded)):
+                where = np.flatnonzero(places)
+                if len(where):
+                    found = self._suggest(aim, len(where))
+                    rows[where[: len(found)]] = found
+                    rest = where[len(found) :]
+                    rows[rest] = fresh(self._proposals, self._rng, ranges[rest])
+            return rows
+
+        found = self._asking.ask(self._rng, count, propose)
+        for row in found:
+            self._pending[row] = None
+            self._close(row)
+        return found
+
+    def _suggest(self, aim: str, count: int) -> Codes:
+        width = len(self._proposals.decisions.variables)
+        told = Observations(
+            self._told.array().astype(np.int64),
+            np.array(self._values, float).reshape(len(self._values), self._observed),
+            np.array(self._fidelity, float),
+        )
+        pending = np.array(list(self._pending), np.int64).reshape(len(self._pending), width)
+        low = BAND if aim == "best" else 0.0
+        lists = self._listed()
+        candidates = _Drawn(self._proposals, self._asking, low) if lists is None else lists[aim]
+        return self._aims[aim].suggest(told, pending, candidates, self._rng, count)
+
+    # ---- rows that can be listed
+
+    def _listed(self) -> dict[str, Listed] | None:
+        """All rows that fit, by aim, those that are known closed; None where they are too many."""
+        if self._lists is None and not self._unlisted:
+            rows = self._proposals.everything()
+            self._unlisted = rows is None
+            if rows is not None:
+                self._lists = {"front": Listed(rows)}
+                if "best" in self._aims:
+                    self._lists["best"] = Listed(rows[self._proposals.use(rows) >= BAND])
+                self._aliases = self._same(rows)
+                for row in self._asking.rows():
+                    self._close(row)
+        return self._lists
+
+    def _same(self, rows: Codes) -> dict[Hashable, list[Row]] | None:
+        """The rows of each key, where several may have one."""
+        key = self._proposals.problem.key
+        if key is tuple:
+            return None
+        same: dict[Hashable, list[Row]] = defaultdict(list)
+        for row in map(tuple, rows.tolist()):
+            same[key(row)].append(row)
+        return same
+
+    def _close(self, row: Row) -> None:
+        if self._lists is None:
+            return
+        rows = [row]
+        if self._aliases is not None:
+            rows = self._aliases.get(self._proposals.problem.key(row), rows)
+        for listed in self._lists.values():
+            for one in rows:
+                listed.close(one)
+
+    # ---- tell
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        self._asking.learn(trials)
+        for trial in trials:
+            self._pending.pop(trial.row, None)
+            self._close(trial.row)
+        for trial in succeeded(trials):
+            assert trial.values is not None
+            self._told.append(trial.row)
+            self._values.append(tuple(map(float, trial.values)))
+            self._fidelity.append(float(trial.fidelity))
+
+    def state_dict(self) -> dict[str, Any]:
+        width = len(self._proposals.decisions.variables)
+        pending = np.array(list(self._pending), np.int16).reshape(len(self._pending), width)
+        return {
+            "rng": self._rng.bit_generator.state,
+            "asking": self._asking.state_dict(),
+            "told": self._told.array(),
+            "values": np.array(self._values, float).reshape(len(self._values), self._observed),
+            "fidelity": np.array(self._fidelity, float),
+            "pending": pending,
+            "aims": {name: aim.state_dict() for name, aim in self._aims.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = state["rng"]
+        self._asking.load_state_dict(state["asking"])
+        self._told = GrowingRows(len(self._proposals.decisions.variables))
+        for row in state["told"].tolist():
+            self._told.append(tuple(row))
+        self._values = [tuple(values) for values in state["values"].tolist()]
+        self._fidelity = state["fidelity"].tolist()
+        self._pending = dict.fromkeys(tuple(row) for row in state["pending"].tolist())
+        for name, aim in self._aims.items():
+            aim.load_state_dict(state["aims"][name])
+        self._lists = None
+
+
+class _Features:
+    """The logarithms of a problem's costs, of deviation 1 over rows drawn at random."""
+
+    def __init__(self, proposals: Proposals):
+        self._costs = proposals.problem.costs
+        some = self._logarithms(proposals.sample(np.random.default_rng(0), 512))
+        self._mean = some.mean(axis=0)
+        deviation = some.std(axis=0)
+        self._deviation = np.where(deviation > 0, deviation, 1.0)
+
+    def _logarithms(self, codes: Codes) -> Floats:
+        return np.log(np.maximum(np.asarray(self._costs(codes), float), 1e-12))
+
+    def __call__(self, codes: Codes) -> Floats:
+        return (self._logarithms(codes) - self._mean) / self._deviation
+
+
+class _Drawn:
+    """Candidates of a space that is too large to be listed: about half of them mutants."""
+
+    def __init__(self, proposals: Proposals, asking: Asking, low: float):
+        self._proposals, self._asking, self._low = proposals, asking, low
+
+    def draw(self, rng: Generator, parents: Codes, count: int) -> Codes:
+        count = min(count, _MOST)
+        parts = [self._mutants(rng, parents, count // 2)] if len(parents) else []
+        others = count - sum(map(len, parts))
+        if self._low:
+            parts.append(self._proposals.sample(rng, others, self._low))
+        else:
+            parts.append(fresh(self._proposals, rng, self._asking.anywhere(rng, others)))
+        rows = np.unique(np.concatenate(parts), axis=0)
+        new = [not self._asking.knows(tuple(row)) for row in rows.tolist()]
+        return rows[np.array(new, bool)]
+
+    def _mutants(self, rng: Generator, parents: Codes, count: int) -> Codes:
+        """Of the parents and of their crosses, with one to some changes; those that fit, and some
+        that are moved until they do."""
+        decisions = self._proposals.decisions
+        if not (decisions.active(parents) & (decisions.cardinalities > 1)).any(axis=1).all():
+            return parents[:0]  # a parent without anything to change
+        many = _TRIES * count
+        mothers, fathers = (parents[rng.integers(0, len(parents), many)] for _ in range(2))
+        crossed = rng.random(many) < _CROSSED
+        rows = np.where(crossed[:, None], decisions.cross_codes(mothers, fathers, rng), mothers)
+        changes = rng.integers(1, _CHANGES + 1, many)
+        for step in range(_CHANGES):
+            moving = changes > step
+            rows[moving] = decisions.mutate_codes(rows[moving], rng)
+        fits = self._proposals.fits(rows, self._low)
+        found = rows[fits][:count]
+        if len(found) >= count // 4:
+            return found
+        moved = self._proposals.repair(rows[~fits][:_REPAIRED], rng, self._low)
+        return np.concatenate([found, moved])
+
+
+def _kinds(problem: Problem) -> list[int]:
+    """The same number for variables that decide the same thing in different places: their names
+    are equal but for digits, and so are their choices."""
+    numbers: dict[tuple[str, tuple[Any, ...]], int] = {}
+    found = []
+    for variable in problem.decisions.variables:
+        name = (re.sub(r"\d+", "", variable.name), tuple(map(repr, variable.choices)))
+        found.append(numbers.setdefault(name, len(numbers)))
+    return found
