@@ -4,7 +4,7 @@ PYTHON ?= python3
 BUDGET ?= 4GFLOPs
 RUN := .venv/bin/python
 
-.PHONY: search test test-slow check zoo ranking bench bench-gpu bench-gpu-ranking clean
+.PHONY: search test test-slow check zoo ranking search-tables bench bench-gpu bench-gpu-ranking clean
 
 search: .venv/run
 	$(RUN) run_search.py --budget $(BUDGET)
@@ -44,6 +44,17 @@ clean:
 # The page of rankings, docs/ranking.md, from benchmarks/results.
 ranking: .venv/test
 	$(RUN) -m benchmarks.ranking_page
+
+# What the controllers are compared with.
+.venv/baselines: .venv/test
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[baselines]'
+	@touch $@
+
+# Controllers on tables, ours and others, then docs/controllers.md. TABLES is a folder; see
+# benchmarks/README.md. It takes hours, and goes on where it was stopped.
+search-tables: .venv/baselines
+	$(RUN) -m benchmarks.search_rows --tables "$(TABLES)"
+	$(RUN) -m benchmarks.search_page
 
 # Speed on this machine's processor. CIFAR10 is a parquet folder; see benchmarks/README.md.
 bench: .venv/test

@@ -1,6 +1,7 @@
 """Compares controllers on equal terms: `python run_search.py compare-controllers --table FILE ...`.
 
-What they are compared on is a table of networks that are all evaluated already (`search.tables`).
+What they are compared on is a table of networks that are all evaluated already (`search.tables`),
+or, with `--run`, the supernet of a run (`commands.compare_run`).
 Each search is kept in the result file as soon as it is done, so that the command can be stopped and
 given again, also with more seeds or other controllers.
 """
@@ -56,11 +57,9 @@ class Setting:
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the table")
-    group.add_argument("--table", type=Path, required=True, help="a CSV file, also gzipped")
-    group.add_argument(
-        "--genes", required=True, help="columns, by commas; NAME:digits is one gene a digit"
-    )
-    group.add_argument("--objective", required=True, help="the column that counts: COL[:max|min]")
+    group.add_argument("--table", type=Path, help="a CSV file, also gzipped")
+    group.add_argument("--genes", help="columns, by commas; NAME:digits is one gene a digit")
+    group.add_argument("--objective", help="the column that counts: COL[:max|min]")
     group.add_argument("--observed", help="columns that evaluations see (default: the objective)")
     group.add_argument(
         "--limit",
@@ -101,6 +100,9 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 def table_setting(options: argparse.Namespace) -> Setting:
     """ValueError where the table is not as the options say."""
+    for name in ("table", "genes", "objective"):
+        if getattr(options, name) is None:
+            raise ValueError(f"--{name} is missing: a table needs --table, --genes and --objective")
     second = options.second
     column = second and (second.rpartition(":")[0] or second)
     if options.known is not None and options.known not in ("", column):
@@ -270,9 +272,14 @@ def compare_parser() -> CommandLine:
     parser = CommandLine(
         prog="run_search.py compare-controllers",
         description="Has controllers search a table of networks that are all evaluated already, "
-        "and says how good what they find is, and how soon they find it.",
+        "or the networks of a run with its supernet, and says how good what they find is, and how "
+        "soon they find it.",
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "--run", type=Path, help="score networks with the supernet of this run, in place of a table"
+    )
+    parser.add_argument("--device", help="for --run (default: that of the run)")
     add_table_options(parser)
     add_plan_options(parser)
     parser.add_argument(
@@ -288,7 +295,7 @@ def compare_parser() -> CommandLine:
     parser.add_argument("--again", action="store_true", help="play what the file has anew")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     # `json` is what the command line looks for: whether the result is printed as JSON.
-    parser.set_defaults(action=_compare, json=False, again_asked=True)
+    parser.set_defaults(action=_compare, json=False)
     return parser
 
 
@@ -296,11 +303,20 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     anew = options.again
     del options.again  # the name under which an interrupt finds the command to go on with
     plan = plan_of(options)
-    setting = table_setting(options)
+    if options.run is not None:
+        if options.table is not None:
+            raise ValueError("--run and --table cannot both say what is searched")
+        from commands.compare_run import run_setting  # a table needs no supernet
+
+        setting = run_setting(options.run, options.device, console)
+    else:
+        setting = table_setting(options)
     makers = makers_of(options.controllers, setting.ground)
     _check_writable(options.report)
     _check_writable(options.file)
-    about = {"command": _command(), "environment": environment("cpu")}
+    machine = environment("cpu")
+    del machine["command"]  # which is said by itself
+    about = {"command": _command(), "environment": machine}
     file = ResultFile(options.file, setting, plan, about)
     if anew:
         file.forget(list(makers))
@@ -333,7 +349,7 @@ def _check_writable(path: Path | None) -> None:
 MEASURES = {
     "chosen": "what looks best, in truth",
     "seen": "the best that was evaluated",
-    "hypervolume": "share of the true front's hypervolume",
+    "hypervolume": "hypervolume, as a share",
     "front": "the same, of what looks best only",
 }
 
@@ -354,12 +370,15 @@ def show(plain: Mapping[str, Any]) -> list[Any]:
         ]
         columns = ["controller", "searches", *(f"after {point}" for point in points)]
         shown.append(table(f"{title}: mean ± standard error", columns, rows))
+    seconds = {name: one["seconds_a_suggestion"]["median"] for name, one in found.items()}
     rows = [
-        [name, *_until(one["until"]), f"{1e3 * one['seconds_a_suggestion']['median']:.2f}"]
-        for name, one in found.items()
+        [name, *_until(one["until"]), f"{1e3 * seconds[name]:.2f}"] for name, one in found.items()
     ]
     columns = ["controller", "median", "quartiles", "never", "ms a suggestion"]
-    if plain["truth"] is not None:
+    if not _known(plain):
+        rows = [[row[0], row[-1]] for row in rows]
+        shown.append(table("", [columns[0], columns[-1]], rows))
+    else:
         best = plain["sign"] * plain["truth"]["best"]
         count = plain["truth"]["best_count"]
         title = f"evaluations until one of the best {count} ({best:g} or better) was evaluated"
@@ -369,6 +388,11 @@ def show(plain: Mapping[str, Any]) -> list[Any]:
             f"of {ground['feasible']} {ground['counted']} within the limits"
         )
     return shown
+
+
+def _known(plain: Mapping[str, Any]) -> bool:
+    """Whether anybody knows which rows are the best."""
+    return plain["truth"] is not None and plain["truth"]["best"] is not None
 
 
 def _some(points: Sequence[int]) -> list[int]:
@@ -422,8 +446,8 @@ def page(plain: Mapping[str, Any]) -> str:
     for measure, words in MEASURES.items():
         curves = {name: one[measure] for name, one in found.items() if measure in one}
         if curves:
-            best = plain["truth"] and plain["truth"]["optimum"] * plain["sign"]
-            level = 1.0 if measure in ("hypervolume", "front") else best
+            best = plain["truth"]["optimum"] * plain["sign"] if _known(plain) else None
+            level = 1.0 if _known(plain) and measure in ("hypervolume", "front") else best
             body.append(f"<h2>{escape(words[0].upper() + words[1:])}</h2>")
             body.append(draw_curves(curves, level, f"{words}, {ground.get('objective', '')}"))
     body.append(_html_table(plain))
@@ -453,13 +477,15 @@ def _about(plain: Mapping[str, Any]) -> str:
 
 
 def _html_table(plain: Mapping[str, Any]) -> str:
-    heads = ["controller", "searches", "median until one of the best", "quartiles", "never"]
+    heads = ["controller", "searches"]
+    if _known(plain):
+        heads += ["median until one of the best", "quartiles", "never"]
     heads.append("ms a suggestion")
     rows = [
         [
             name,
             str(one["seeds"]),
-            *_until(one["until"]),
+            *(_until(one["until"]) if _known(plain) else ()),
             f"{1e3 * one['seconds_a_suggestion']['median']:.2f}",
         ]
         for name, one in plain["summary"].items()
@@ -517,24 +543,25 @@ def draw_curves(
         )
     if level is not None:
         body.append(f'<path d="M{LEFT} {y(level)}H{WIDTH - RIGHT}" stroke="currentColor"/>')
-    lines, legend = [], []
+    bands, lines, legend = [], [], []
     for i, (name, curve) in enumerate(points.items()):
         colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
         over = [f"{x(n)},{y(top)}" for n, _, _, top in curve]
         under = [f"{x(n)},{y(bottom)}" for n, _, bottom, _ in reversed(curve)]
         middle = " ".join(f"{x(n)},{y(mean)}" for n, mean, _, _ in curve)
         style = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" fill="none"'
-        lines.append(
-            f"<g><title>{escape(name)}</title>"
-            f'<polygon points="{" ".join(over + under)}" fill="{colour}" fill-opacity="0.18"/>'
-            f'<polyline points="{middle}" {style}/></g>'
+        title = f"<title>{escape(name)}</title>"
+        corners = " ".join(over + under)
+        bands.append(
+            f'<polygon points="{corners}" fill="{colour}" fill-opacity="0.15">{title}</polygon>'
         )
+        lines.append(f'<polyline points="{middle}" {style}>{title}</polyline>')
         row = HEIGHT + 8 + 16 * i
         legend.append(
             f'<path d="M{LEFT} {row}h28" {style}/>'
             f'<text x="{LEFT + 36}" y="{row + 4}">{escape(name)}</text>'
         )
-    body.append(f'<g clip-path="url(#inside)">{"".join(lines)}</g>{"".join(legend)}')
+    body.append(f'<g clip-path="url(#inside)">{"".join(bands + lines)}</g>{"".join(legend)}')
     body.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 8}" text-anchor="middle">'
         "evaluations</text>"

@@ -12,15 +12,16 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from search.asking import Asking, Ranges, fresh
-from search.guided import Guided, Listed, Observations
+from search.guided import Candidates, Guided, Listed, Observations
 from search.problem import GrowingRows, Problem, Row, Trial, succeeded
 from search.proposals import BAND, Proposals
 from space.decisions import Codes
 
-_MOST = 2000  # candidates that are looked at in an ask, where rows cannot be listed
+_MOST = 1000  # candidates that are looked at in an ask, where rows cannot be listed
 _TRIES = 2  # mutants that are made for each that is wanted, as not all of them fit
 _REPAIRED = 32  # where few fit, so many are moved until they do
 _CHANGES = 3  # most variables in which a mutant differs
+_RENEWED = 48  # trials, after which other rows are drawn to choose from
 _CROSSED = 0.25  # of the mutants, from two parents
 
 Floats = NDArray[np.float64]
@@ -54,6 +55,8 @@ class Predictor:
         self._aims = {"front": self._guided(problem, alone=False)}
         if problem.banded:
             self._aims["best"] = self._guided(problem, alone=True)
+        lows = {"front": 0.0, "best": BAND}
+        self._drawn = {aim: _Drawn(proposals, self._asking, lows[aim], seed) for aim in self._aims}
         self._told = GrowingRows(len(proposals.decisions.variables))
         self._values: list[tuple[float, ...]] = []
         self._fidelity: list[float] = []
@@ -109,9 +112,10 @@ class Predictor:
             np.array(self._fidelity, float),
         )
         pending = np.array(list(self._pending), np.int64).reshape(len(self._pending), width)
-        low = BAND if aim == "best" else 0.0
         lists = self._listed()
-        candidates = _Drawn(self._proposals, self._asking, low) if lists is None else lists[aim]
+        candidates: Candidates = self._drawn[aim] if lists is None else lists[aim]
+        if lists is None:
+            self._drawn[aim].renew(len(self._told))
         return self._aims[aim].suggest(told, pending, candidates, self._rng, count)
 
     # ---- rows that can be listed
@@ -208,20 +212,35 @@ class _Features:
 
 
 class _Drawn:
-    """Candidates of a space that is too large to be listed: about half of them mutants."""
+    """Candidates of a space that is too large to be listed: about half of them mutants, the others
+    out of some that are drawn anew from time to time, since drawing them takes longer than judging
+    them. Which these are depends on the seed and the number of trials alone."""
 
-    def __init__(self, proposals: Proposals, asking: Asking, low: float):
-        self._proposals, self._asking, self._low = proposals, asking, low
+    def __init__(self, proposals: Proposals, asking: Asking, low: float, seed: int):
+        self._proposals, self._asking = proposals, asking
+        self._low, self._seed = low, seed
+        self._others, self._turn = np.empty((0, 0), np.int64), -1
+
+    def renew(self, told: int) -> None:
+        """To be called before each draw, with the number of trials so far."""
+        turn = told // _RENEWED
+        if turn == self._turn:
+            return
+        self._turn = turn
+        rng = np.random.default_rng([self._seed, turn, int(1000 * self._low)])
+        if self._low:
+            rows = self._proposals.sample(rng, _MOST // 2, self._low)
+        else:
+            rows = fresh(self._proposals, rng, self._asking.anywhere(rng, _MOST // 2))
+        self._others = np.unique(rows, axis=0)
 
     def draw(self, rng: Generator, parents: Codes, count: int) -> Codes:
         count = min(count, _MOST)
-        parts = [self._mutants(rng, parents, count // 2)] if len(parents) else []
-        others = count - sum(map(len, parts))
-        if self._low:
-            parts.append(self._proposals.sample(rng, others, self._low))
-        else:
-            parts.append(fresh(self._proposals, rng, self._asking.anywhere(rng, others)))
-        rows = np.unique(np.concatenate(parts), axis=0)
+        mutants = self._mutants(rng, parents, count // 2) if len(parents) else parents
+        others = self._others
+        if len(others) + len(mutants) > count:
+            others = others[rng.permutation(len(others))[: count - len(mutants)]]
+        rows = np.unique(np.concatenate([mutants, others]), axis=0)
         new = [not self._asking.knows(tuple(row)) for row in rows.tolist()]
         return rows[np.array(new, bool)]
 

@@ -44,12 +44,32 @@ class Decisions:
     def active(self, codes: Codes) -> NDArray[np.bool_]:
         """Which variables matter in each row, (B, V)."""
         active = np.ones(codes.shape, bool)
-        for v, variable in enumerate(self.variables):
-            for parent, allowed in variable.conditions:
-                chosen = np.zeros(len(self.variables[parent].choices), bool)
-                chosen[list(allowed)] = True
-                active[:, v] &= active[:, parent] & chosen[codes[:, parent]]
+        for conditions, variables in self._conditional:
+            matters = np.ones(len(codes), bool)
+            for parent, allowed in conditions:
+                column = codes[:, parent]
+                matters &= active[:, parent]
+                matters &= column == allowed if isinstance(allowed, int) else allowed[column]
+            active[:, variables] = matters[:, None]
         return active
+
+    @cached_property
+    def _conditional(self) -> list[tuple[list[tuple[int, Any]], list[int]]]:
+        """Variables that depend on others, those with the same conditions together, in the order in
+        which they are decided; of a condition one code, or which codes hold."""
+        together: dict[Conditions, list[int]] = {}
+        for v, variable in enumerate(self.variables):
+            if variable.conditions:
+                together.setdefault(variable.conditions, []).append(v)
+        found = []
+        for conditions, variables in together.items():
+            tests: list[tuple[int, Any]] = []
+            for parent, allowed in conditions:
+                mask = np.zeros(len(self.variables[parent].choices), bool)
+                mask[list(allowed)] = True
+                tests.append((parent, next(iter(allowed)) if len(allowed) == 1 else mask))
+            found.append((tests, variables))
+        return found
 
     def canonical(self, codes: Codes) -> Codes:
         """The rows with 0 in every variable that does not matter."""
