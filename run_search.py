@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
-from commands import search, trust, zoo
+from commands import compare, finalists, search, trust, zoo
 from commands.options import listing, load_plugins, make_parser
 from results.console import BAD_INPUT, Console
 
@@ -27,7 +27,13 @@ _OUTSIDE = frozenset(
     )
 )
 # Commands beside the search, by their first word.
-PARSERS = {"trust": trust.trust_parser, "zoo": zoo.zoo_parser, "scale": zoo.scale_parser}
+PARSERS = {
+    "trust": trust.trust_parser,
+    "finalists": finalists.finalists_parser,
+    "zoo": zoo.zoo_parser,
+    "scale": zoo.scale_parser,
+    "compare-controllers": compare.compare_parser,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

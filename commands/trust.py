@@ -22,16 +22,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
+from commands.alone import (
+    Unfit,
+    alone_trainer,
+    check_least,
+    held_out,
+    look,
+    open_folder,
+    received_images,
+    recipe,
+    shared_images,
+)
 from commands.finish import keep_training, make_run
-from commands.job import CALIBRATION_IMAGES, Job, make_runner, streamed_again
+from commands.job import Job, make_runner
 from commands.promising import FEW_IMAGES, few_images, parts_of, scores_without_training
 from commands.search import read_data, read_environment
 from evaluator.data import ImageData, Split
-from evaluator.scoring import SupernetEvaluator
 from evaluator.trust import BAND, RESAMPLES, Card, Network, block_kinds, make_card
 from evaluator.zero_cost import AZ_NAS, score_names
 from results.console import CommandLine, Console
@@ -40,7 +48,6 @@ from results.run_folder import (
     best_at_budget,
     environment,
     front_of,
-    read_yaml,
     write_text,
 )
 from results.store import Store, network_name
@@ -53,11 +60,9 @@ from space.budget import Budget, quantity
 from space.decisions import Codes
 from space.genome import Genome
 from space.search_space import Space
-from supernet.augmentation import normalise
 from supernet.checkpoints import Checkpoints
 from supernet.distributed import Elsewhere
-from supernet.recipe import TrainingSettings
-from supernet.training import AloneTrainer, Diverged, Trainer
+from supernet.training import Diverged, Trainer
 
 FEWEST_NETWORKS = 4
 SLICES = 16  # of the range of MACs, over which one half of the networks is spread
@@ -109,10 +114,7 @@ def _trust(options: argparse.Namespace, console: Console) -> int:
 def check(options: argparse.Namespace) -> None:
     """ValueError where a number is too small."""
     least = {"networks": FEWEST_NETWORKS, "steps": 1, "repeats": 1, "workers": 1, "seed": 0}
-    for name, smallest in least.items():
-        value = getattr(options, name)
-        if value is not None and value < smallest:
-            raise ValueError(f"{name} is {value}, but must be at least {smallest}")
+    check_least(options, least)
 
 
 def make(run: OpenRun, options: argparse.Namespace, console: Console) -> Card:
@@ -190,26 +192,14 @@ class OpenRun:
         return held_out(self.data)
 
 
-def held_out(data: ImageData) -> tuple[str, Split]:
-    """The images that tell how good a network is that was trained alone, and their split: test
-    images, or where there are none those that scores are computed from too."""
-    return ("test", data.test) if data.test is not None else ("validation", data.validation)
-
-
 def open_run(path: Path, device: str | None, console: Console) -> OpenRun:
     """ValueError where `path` is no run, its supernet is not trained to the end, or something is
     not what the run began with."""
-    folder = RunFolder(path)
-    if not folder.config.is_file():
-        raise ValueError(f"{str(path)!r} is not a run folder: it has no config.yaml")
+    folder, settings, job = open_folder(path, device)
     checkpoints = Checkpoints(folder.checkpoints)
     unfinished = f"; go on with: python run_search.py --resume {path}"
     if not checkpoints.paths():
         raise ValueError(f"the supernet of {str(path)!r} is not trained yet{unfinished}")
-    settings = Settings.from_plain(read_yaml(folder.config, "config"))
-    job = Job(
-        dataclasses.replace(settings, workers=1, ray_address=None, device=device or settings.device)
-    )
     data = read_data(job, read_environment(folder), console)
     group = Elsewhere(settings.train_workers) if settings.train_workers > 1 else None
     trainer = job.trainer(data, group)
@@ -372,12 +362,6 @@ def score(run: OpenRun, networks: Sequence[Chosen], seed: int, console: Console)
 # ---- training alone
 
 
-def recipe(job: Job, steps: int) -> TrainingSettings:
-    """The recipe of the supernet for one network: `steps` steps of as many images each."""
-    batch = job.training.batch * job.settings.train_workers
-    return dataclasses.replace(job.training, steps=steps, batch=batch)
-
-
 class AloneWork:
     """Trains proxies alone. A piece of work has a `genome` as JSON, a `seed` and `steps`; what
     comes of it `accuracy` and `probability` (mean of the true class) on held-out images, or a
@@ -392,63 +376,19 @@ class AloneWork:
         progress: Callable[[int, int, float], None] | None = None,
     ) -> Outcome:
         begun = time.perf_counter()
-        genome, seed = Genome.from_json(piece["genome"]), piece["seed"]
-        job, chosen = copy.copy(self._job), recipe(self._job, piece["steps"])
-        job.settings = dataclasses.replace(job.settings, seed=seed)
-        job.training = chosen
-        trainer = AloneTrainer(
-            genome, job.batches(self._data), chosen, seed=seed, device=job.device
+        genome = Genome.from_json(piece["genome"])
+        trainer = alone_trainer(
+            self._job, self._data, genome, seed=piece["seed"], steps=piece["steps"]
         )
         try:
             trainer.run(progress=progress)
-            found: Outcome = self._look(trainer)
-        except Diverged as error:
+            seen = look(trainer, self._data, held_out(self._data)[1])
+            found: Outcome = {"accuracy": seen.details["top1"], "probability": seen.score}
+        except (Diverged, Unfit) as error:
             found = {"problem": str(error)}
         finally:
             trainer.close()
         return {**found, "seconds": time.perf_counter() - begun}
-
-    def _look(self, trainer: AloneTrainer) -> Outcome:
-        data, device = self._data, self._job.device
-        _, split = held_out(data)
-        evaluator = SupernetEvaluator(
-            _Trained(trainer.network),
-            split.images.to(device),
-            split.labels.to(device),
-            calibration=data.train.sample(CALIBRATION_IMAGES).to(device),
-            normalise=lambda pixels: normalise(pixels, data.mean, data.std),
-            proxy=lambda genome: genome,
-        )
-        try:
-            found = evaluator.evaluate(trainer.genome)
-        except torch.OutOfMemoryError:  # is not of the network's making
-            raise
-        except RuntimeError as error:  # what it gives are no numbers
-            return {"problem": str(error)}
-        return {"accuracy": found.details["top1"], "probability": found.score}
-
-
-class _Trained:
-    """One trained network in the place of a supernet (`evaluator.scoring.Weights`)."""
-
-    def __init__(self, network: nn.Module):
-        self._network = network
-
-    def __call__(self, genome: Genome, images: Tensor, *, buffers: Any = None) -> Tensor:
-        return self._network.eval()(images)
-
-    @torch.no_grad()
-    def calibrate(self, genome: Genome, batches: Iterator[Tensor]) -> None:
-        """Running statistics of the trained weights, as the mean over `batches`: those that
-        training left are of all the weights on the way there."""
-        norms = [layer for layer in self._network.modules() if isinstance(layer, _BatchNorm)]
-        for layer in norms:
-            layer.reset_running_stats()
-            layer.momentum = None
-        if norms:
-            self._network.train()
-            for images in batches:
-                self._network(images)
 
 
 def train_alone(
@@ -558,12 +498,8 @@ def train_by_tune(
     object store; those that are streamed each worker reads itself."""
     from search.ray_trials import run_trials  # Ray is wanted by nobody else
 
-    data, settings = run.data, run.job.settings
-    name, split = run.held_out
-    shared = {f"{name}_images": split.images, f"{name}_labels": split.labels}
-    if isinstance(data.train, Split):
-        shared |= {"train_images": data.train.images, "train_labels": data.train.labels}
-    facts = {key: getattr(data, key) for key in ("name", "classes", "mean", "std", "digest")}
+    settings = run.job.settings
+    facts, shared = shared_images(run.data, dict([run.held_out]))
     try:
         run_trials(
             "commands.trust:make_work",
@@ -583,21 +519,7 @@ def make_work(
 ) -> AloneWork:
     """What a worker process trains with, from plain settings and shared tensors."""
     settings = Settings.from_plain(plain)
-    job = Job(settings)
-
-    def split(name: str) -> Split | None:
-        images = tensors.get(f"{name}_images")
-        return None if images is None else Split(images, tensors[f"{name}_labels"])
-
-    train, test = split("train"), split("test")
-    validation = split("validation") or test
-    assert validation is not None
-    if train is None:
-        return AloneWork(job, streamed_again(settings, facts["digest"], "a worker"))
-    # Nothing looks at validation images where there are test images.
-    return AloneWork(
-        job, ImageData(train=train, validation=validation, test=test, skipped=0, **facts)
-    )
+    return AloneWork(Job(settings), received_images(settings, facts, tensors))
 
 
 # ---- what comes of it

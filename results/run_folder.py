@@ -40,6 +40,9 @@ class RunFolder:
         self.training = self.state / "training.json"
         self.by_chance = self.state / "random.sqlite"  # a random search, to compare with
         self.alone = self.state / "trust"  # networks that were trained alone
+        self.alone_by_rungs = self.state / "finalists"  # that were trained to be chosen from
+        self.finalists = path / "finalists.json"
+        self.finalists_table = path / "finalists.csv"
         self.trust = path / "trust.json"
         self.trust_table = path / "trust.csv"
         self.trust_chart = path / "trust.svg"  # and .png
@@ -69,8 +72,8 @@ class RunFolder:
     def sweep(self) -> None:
         """Removes what a process that was killed had begun to write: all such names start with
         a dot, or end in `.partial`."""
-        places = (self.path, self.state, self.checkpoints, self.alone, self.architectures)
-        for place in places:
+        trained = (self.checkpoints, self.alone, self.alone_by_rungs)
+        for place in (self.path, self.state, *trained, self.architectures):
             for left in [*place.glob(".*"), *place.glob("*.partial")]:
                 if left.is_dir():
                     shutil.rmtree(left, ignore_errors=True)

@@ -35,7 +35,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from evaluator.interfaces import Score
-from results.pareto import front, hypervolume_2d
+from search.acquisition import hypervolume, unbeaten
 from search.controllers import CONTROLLERS, make_controller
 from search.interfaces import Controller, Outcome
 from search.loop import search
@@ -395,17 +395,16 @@ def _areas(
     at: Sequence[int],
     truth: Truth,
 ) -> dict[str, list[float | None]]:
-    assert truth.reference is not None
-    reference = [-value for value in truth.reference]
     good = [i for i, true in enumerate(judged) if true is not None]
-    losses = [[-value for value in judged[i] or ()] for i in good]
-    looks = (-ground.problem.gains([trials[i] for i in good])).tolist()
+    reference = np.array(truth.reference)
+    values = np.array([judged[i] for i in good], float).reshape(len(good), 2)
+    looks = ground.problem.gains([trials[i] for i in good])
     shares: dict[str, list[float | None]] = {"hypervolume": [], "front": []}
     for last in at:
         count = int(np.searchsorted(good, last, side="right"))
-        on_front = [losses[i] for i in front(looks[:count])]
-        for name, points in (("hypervolume", losses[:count]), ("front", on_front)):
-            area = hypervolume_2d(points, reference)
+        on_front = values[:count][unbeaten(looks[:count])]
+        for name, points in (("hypervolume", values[:count]), ("front", on_front)):
+            area = hypervolume(points, reference)
             shares[name].append(_number(area / truth.area) if truth.area else None)
     return shares
 

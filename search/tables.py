@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from results.pareto import hypervolume_2d
+from search.acquisition import hypervolume
 from search.compare import Truth
 from search.problem import Problem, Row
 from space.decisions import Codes, PlainDecisions, Variable
@@ -529,7 +529,7 @@ def _truth(judged: Floats, share: float) -> Truth:
     reference, area = None, None
     if judged.shape[1] == 2:
         reference = tuple(map(float, judged.min(axis=0)))
-        area = hypervolume_2d((-judged).tolist(), [-reference[0], -reference[1]])
+        area = hypervolume(judged, judged.min(axis=0))
     return Truth(
         optimum=float(judged[:, 0].max()),
         best=threshold,

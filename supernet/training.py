@@ -259,17 +259,26 @@ class Training:
         `progress` gets steps done, steps in all, and the loss. `probe` looks at the networks, some
         `PROBES` times. An interrupt, or `Diverged`, leaves the last checkpoint.
         """
-        saved = time.monotonic()
         looks = {round(self.steps * i / PROBES) for i in range(1, PROBES + 1)}
-        while self.step < self.steps:
-            begun = time.monotonic()
-            loss = self.train_step()
-            self.seconds += time.monotonic() - begun
+        for loss in self.advance(checkpoints, every_seconds=every_seconds):
             if probe is not None and self.step in looks:
                 with self.averaged():
                     self.probes.append({"step": self.step, **probe()})
             if progress is not None:
                 progress(self.step, self.steps, loss)
+
+    def advance(
+        self, checkpoints: Checkpoints | None = None, *, every_seconds: float = 15.0
+    ) -> Iterator[float]:
+        """Trains to the end and gives the loss after each step, so that the caller may look at the
+        network there, or leave it at that. A checkpoint is written from time to time and when
+        done, each as the caller comes back."""
+        saved = time.monotonic()
+        while self.step < self.steps:
+            begun = time.monotonic()
+            loss = self.train_step()
+            self.seconds += time.monotonic() - begun
+            yield loss
             done = self.step == self.steps
             if checkpoints is not None and (done or time.monotonic() - saved > every_seconds):
                 self.save(checkpoints)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from commands import trust
+from commands.alone import Trained
 from evaluator.trust import Card
 from results.console import Console
 from results.store import Store
@@ -227,7 +228,7 @@ def test_running_statistics_are_of_the_trained_weights():
     batches = [torch.randn(8, 3, 5, 5) + 2, torch.randn(8, 3, 5, 5)]
     for _ in range(3):
         network(torch.randn(4, 3, 5, 5) * 9)  # what was seen before the last step
-    weights = trust._Trained(network)
+    weights = Trained(network)
     weights.calibrate(None, iter(batches))
     maps = [network[0](images) for images in batches]
     mean = torch.stack([y.mean((0, 2, 3)) for y in maps]).mean(0)
