@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from search.problem import Row, Trial
+from search.problem import GrowingRows, Row, Trial
 from search.proposals import BAND, Proposals
 from space.decisions import Codes
 
@@ -43,10 +43,11 @@ class Asking:
         sliced = problem.target is not None and (problem.banded or problem.wanted_small)
         self._slices = np.array(proposals.slices() if sliced else [(0.0, 1.0)])
         self._places = 0  # asked for so far
-        self._rows: list[Row] = []  # that were asked for or told
+        self._rows = GrowingRows(len(proposals.decisions.variables))  # asked for or told
         self._known: set[Hashable] = set()  # their keys
         self._waiting: list[Row] = [tuple(map(int, row)) for row in first]
-        self._rest: Codes | None = None  # what is left, once little is
+        self._too_many = False  # rows to go through them all
+        self._rest: _Rest | None = None  # made where little is left, or there is little at all
 
     def __len__(self) -> int:
         """How many rows were asked for or told."""
@@ -66,6 +67,18 @@ class Asking:
                 ranges[i] = 0, 1
         self._places += count
         return ranges
+
+    def anywhere(self, rng: Generator, count: int) -> Ranges:
+        """Ranges over the whole budget, each slice of it equally likely."""
+        ranges = self._slices[rng.integers(0, len(self._slices), count)]
+        for low, high in np.unique(ranges, axis=0):
+            if not self._proposals.has(low, high):
+                ranges[(ranges == (low, high)).all(axis=1)] = 0, 1
+        return ranges
+
+    def rows(self) -> list[Row]:
+        """All that were asked for or told."""
+        return [tuple(row) for row in self._rows.array().tolist()]
 
     def ask(self, rng: Generator, count: int, propose: Callable[[Ranges], Codes]) -> list[Row]:
         """`count` new rows, or fewer where no more are left; where there are too many rows to go
@@ -98,7 +111,10 @@ class Asking:
                 for i, row in zip(missing, propose(ranges[missing]), strict=True):
                     found[i] = self.news(row)
             elif (rest := self._remaining()) is not None:
-                for i, row in zip(missing, rng.permutation(rest), strict=False):
+                for i in missing:
+                    row = rest.draw(rng)
+                    if row is None:
+                        return [row for row in found if row is not None]
                     found[i] = self.news(row)
             else:
                 rows = np.unique(self._proposals.sample(rng, _DRAWS), axis=0)
@@ -107,13 +123,13 @@ class Asking:
                     found[i] = row
         return [row for row in found if row is not None]
 
-    def _remaining(self) -> Codes | None:
-        """All rows that are new, in a fixed order; None where there are too many to go through."""
-        if self._rest is None:
-            self._rest = self._proposals.everything()
-        if self._rest is not None:
-            new = [not self.knows(tuple(map(int, row))) for row in self._rest]
-            self._rest = self._rest[np.array(new, bool)]
+    def _remaining(self) -> _Rest | None:
+        """All rows that are new; None where there are too many to go through."""
+        if self._rest is None and not self._too_many:
+            everything = self._proposals.everything()
+            self._too_many = everything is None
+            if everything is not None:
+                self._rest = _Rest(everything, self._key, self._known)
         return self._rest
 
     def news(self, row: Sequence[int] | Codes) -> Row | None:
@@ -130,20 +146,23 @@ class Asking:
             self.news(row)
 
     def _add(self, row: Row) -> None:
-        self._known.add(self._key(row))
+        key = self._key(row)
+        self._known.add(key)
         self._rows.append(row)
+        if self._rest is not None:
+            self._rest.take(key)
 
     def state_dict(self) -> dict[str, Any]:
-        width = len(self._proposals.decisions.variables)
         return {
             "places": self._places,
-            "rows": np.array(self._rows, np.int32).reshape(len(self._rows), width),
+            "rows": self._rows.array(),
             "waiting": [list(row) for row in self._waiting],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._places = state["places"]
-        self._rows, self._known, self._rest = [], set(), None
+        self._rows = GrowingRows(len(self._proposals.decisions.variables))
+        self._known, self._rest = set(), None
         for row in state["rows"].tolist():
             self._add(tuple(row))
         self._waiting = [tuple(row) for row in state["waiting"]]
@@ -157,3 +176,25 @@ def fresh(proposals: Proposals, rng: Generator, ranges: Ranges) -> Codes:
         places = np.flatnonzero(where.reshape(-1) == i)
         rows[places] = proposals.sample(rng, len(places), float(low), float(high))
     return rows
+
+
+class _Rest:
+    """The rows that are new, out of all there are. What is drawn depends on which are left only,
+    not on how it came to that, so that a search that was stopped goes on as it would have."""
+
+    def __init__(self, rows: Codes, key: Callable[[Row], Hashable], known: set[Hashable]):
+        self._rows = rows
+        self._places: dict[Hashable, list[int]] = {}
+        for place, row in enumerate(map(tuple, rows.tolist())):
+            self._places.setdefault(key(row), []).append(place)
+        self._new = np.ones(len(rows), bool)
+        for found in known:
+            self.take(found)
+
+    def take(self, key: Hashable) -> None:
+        self._new[self._places.get(key, [])] = False
+
+    def draw(self, rng: Generator) -> Codes | None:
+        """One of them, all equally likely; None where there are none."""
+        left = np.flatnonzero(self._new)
+        return self._rows[left[rng.integers(0, len(left))]] if len(left) else None

@@ -8,13 +8,21 @@ from typing import Any
 
 from search.evolution import RegularizedEvolution
 from search.interfaces import Controller
+from search.local_search import LocalSearch
+from search.nsga2 import NSGA2
+from search.ppo import PPO
+from search.predictor import Predictor
 from search.proposals import Proposals
 from search.random_search import RandomSearch
 from search.reinforce import Reinforce
 
 CONTROLLERS: Mapping[str, Callable[..., Controller]] = {
+    "predictor": Predictor,
     "evolution": RegularizedEvolution,
+    "nsga2": NSGA2,
+    "local-search": LocalSearch,
     "reinforce": Reinforce,
+    "ppo": PPO,
     "random": RandomSearch,
 }
 

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 
 from search.asking import Asking, Ranges, fresh
-from search.problem import Row, Trial, succeeded
+from search.problem import Floats, Row, Trial
 from search.proposals import Proposals
-from search.reward import absolute_reward
+from search.records import Records
 from space.decisions import Codes
 
 MUTATIONS = ("uniform", "late")  # the default first
 PERIOD = 4  # with "late" mutation, every fourth ask for children is of "uniform" mutation
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    row: tuple[int, ...]
-    use: float
-    score: float
-    reward: float
-
-    def worth(self, high: float) -> float:
-        """What counts in a tournament for a child that is to use at most `high` of the budget:
-        the reward, for smaller networks as if `high` were the whole budget."""
-        return self.reward if high == 1 else absolute_reward(self.score, self.use / high)
 
 
 class RegularizedEvolution:
@@ -39,12 +25,15 @@ class RegularizedEvolution:
     `population` is P and `tournament` is S there (64 and 16 after their section "Methods", where
     P = 100 and S = 25 for 20,000 evaluations; ours are hundreds). Differences:
 
-    - members age in the order of `tell`; those of one `tell` are sorted by digest, so that their
+    - only the first `initial` rows are random, not P of them: until P are there, nobody retires;
+    - members age in the order of `tell`; those of one `tell` are sorted by row, so that their
       order in it does not matter;
-    - a child has two parents with probability `crossover`, its winners crossed, then mutated;
+    - a child has two parents with probability `crossover`, its winners crossed, then mutated; one
+      that is no news is mutated further;
     - children go where the budget's plan wants them (`search.asking`), and a tournament is held
-      for that place: by reward at the budget, and for a smaller slice by the reward that a budget
-      of that size would give;
+      for that place (`search.records`): by reward at the budget, and for a smaller slice by the
+      reward that a budget of that size would give; for several objectives that no place takes
+      care of, by random weights of them, drawn for each child;
     - with `mutation` "late", children begin as their mother does for longer, so that a scorer that
       knows how she begins has less to compute: the changed variable is the later of two that are
       drawn, and crossover has one point. So that early variables go on being explored, every
@@ -58,12 +47,17 @@ class RegularizedEvolution:
         *,
         population: int = 64,
         tournament: int = 16,
-        crossover: float = 0.25,
+        initial: int = 16,
+        crossover: float = 0.5,
         mutation: str = "uniform",
         at_budget: float = 0.5,
         first: Sequence[Sequence[int]] = (),
     ):
-        for name, value in (("population", population), ("tournament", tournament)):
+        for name, value in (
+            ("population", population),
+            ("tournament", tournament),
+            ("initial", initial),
+        ):
             if value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
         if not 0 <= crossover <= 1:
@@ -72,31 +66,40 @@ class RegularizedEvolution:
         self._proposals = proposals
         self._rng = np.random.default_rng(seed)
         self._asking = Asking(proposals, at_budget, first)
-        self._population, self._tournament = population, tournament
+        self._initial, self._tournament = min(initial, population), tournament
         self._crossover, self._mutation = crossover, mutation
         self._asked = 0
         self._child_asks = 0  # asks for children so far, by which the period goes
-        self._members: list[_Member] = []  # oldest first
+        self._members = Records(proposals, newest=population)
 
     def ask(self, count: int) -> list[Row]:
-        """The first `population` networks are those of a random search."""
-        first = min(count, max(0, self._population - self._asked))
+        """The first `initial` rows are those of a random search."""
+        first = min(count, max(0, self._initial - self._asked))
         rows = self._asking.ask(self._rng, first, self._fresh) if first else []
         if first < count:
             self._child_asks += 1
-            rows += self._asking.ask(self._rng, count - first, self._children)
+            attempts = 0
+
+            def children(ranges: Ranges) -> Codes:
+                nonlocal attempts
+                attempts += 1
+                return self._children(ranges, 1 + attempts // 2)
+
+            rows += self._asking.ask(self._rng, count - first, children)
         self._asked += count
         return rows
 
     def _fresh(self, ranges: Ranges) -> Codes:
         return fresh(self._proposals, self._rng, ranges)
 
-    def _children(self, ranges: Ranges) -> Codes:
-        if not self._members:
+    def _children(self, ranges: Ranges, mutations: int) -> Codes:
+        if not len(self._members):
             return self._fresh(ranges)
         low, high = ranges.T
+        weights = self._members.weights(self._rng, len(ranges))
         mothers, fathers = (
-            np.array([self._winner(top).row for top in high], np.int64) for _ in range(2)
+            np.stack([self._winner(*place) for place in zip(high, weights, strict=True)])
+            for _ in range(2)
         )
         late = self._mutation == "late" and self._child_asks % PERIOD != 0
         crossed = self._rng.random(len(ranges)) < self._crossover
@@ -104,30 +107,25 @@ class RegularizedEvolution:
             mothers, fathers, self._rng, one_point=late
         )
         rows = np.where(crossed[:, None], children, mothers)
-        return self._proposals.mutate(rows, self._rng, low, high, late=late)
+        for _ in range(mutations):
+            rows = self._proposals.mutate(rows, self._rng, low, high, late=late)
+        return rows
 
-    def _winner(self, high: float) -> _Member:
-        return tournament(self._members, self._tournament, high, self._rng)
+    def _winner(self, high: float, weights: Floats) -> Codes:
+        return self._members.rows[
+            tournament(self._members, self._tournament, high, weights, self._rng)
+        ]
 
     def tell(self, trials: Sequence[Trial]) -> None:
         self._asking.learn(trials)
-        found = succeeded(trials)
-        if not found:
-            return
-        uses = self._proposals.use(np.array([trial.row for trial in found], np.int64))
-        for trial, use in zip(found, uses, strict=True):
-            assert trial.values is not None
-            score = trial.values[0]
-            reward = absolute_reward(score, float(use))
-            self._members.append(_Member(trial.row, float(use), score, reward))
-        del self._members[: -self._population]
+        self._members.add(trials)
 
     def state_dict(self) -> dict[str, Any]:
         state = {
             "rng": self._rng.bit_generator.state,
             "asking": self._asking.state_dict(),
             "asked": self._asked,
-            "members": [[list(m.row), m.use, m.score, m.reward] for m in self._members],
+            "members": self._members.state_dict(),
         }
         if self._mutation == "late":  # else it decides nothing
             state["child_asks"] = self._child_asks
@@ -138,7 +136,7 @@ class RegularizedEvolution:
         self._asking.load_state_dict(state["asking"])
         self._asked = state["asked"]
         self._child_asks = state.get("child_asks", 0)
-        self._members = [_Member(tuple(row), *numbers) for row, *numbers in state["members"]]
+        self._members.load_state_dict(state["members"])
 
 
 def check_mutation(mutation: str) -> None:
@@ -147,7 +145,8 @@ def check_mutation(mutation: str) -> None:
         raise ValueError(f"mutation is {mutation!r}, but must be one of {', '.join(MUTATIONS)}")
 
 
-def tournament(members: Sequence[_Member], size: int, high: float, rng: Generator) -> _Member:
-    """The best of `size` members drawn with replacement, for a child that uses at most `high`."""
+def tournament(members: Records, size: int, high: float, weights: Floats, rng: Generator) -> int:
+    """The place of the best of `size` members drawn with replacement, for a child that uses at
+    most `high`; of equal ones, the first that was drawn."""
     drawn = rng.integers(0, len(members), size)
-    return max((members[i] for i in drawn), key=lambda member: member.worth(high))
+    return int(drawn[members.worth(high, weights, drawn).argmax()])

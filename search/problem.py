@@ -36,10 +36,10 @@ class Trial:
 
 
 def succeeded(trials: Sequence[Trial]) -> list[Trial]:
-    """Those with numbers, in the order of their rows, so that the order of a tell does not
-    matter."""
+    """Those with numbers, sorted, so that the order of a tell does not matter: by their rows, and
+    those of one row by what they rest on and what they say."""
     found = [t for t in trials if t.values is not None and all(map(math.isfinite, t.values))]
-    return sorted(found, key=lambda trial: trial.row)
+    return sorted(found, key=lambda trial: (trial.row, trial.fidelity, trial.values))
 
 
 def no_costs(codes: Codes) -> Floats:
@@ -100,3 +100,24 @@ class Problem:
         values = values.reshape(len(trials), self.observed)
         codes = codes.reshape(len(trials), len(self.decisions.variables))
         return np.concatenate([values, self.known_gains(codes)], axis=1)
+
+
+class GrowingRows:
+    """Rows that only ever become more, as an array that is ready at any time: making one of a list
+    at each tell would take longer and longer."""
+
+    def __init__(self, width: int):
+        self._data, self._count = np.empty((64, width), np.int16), 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, row: Row) -> None:
+        if self._count == len(self._data):
+            self._data = np.concatenate([self._data, np.empty_like(self._data)])
+        self._data[self._count] = row
+        self._count += 1
+
+    def array(self) -> NDArray[np.int16]:
+        """All of them, (N, V), as a copy."""
+        return self._data[: self._count].copy()

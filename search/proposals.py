@@ -13,6 +13,7 @@ budget hold in any range.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,14 @@ class Proposals:
             known = [self._survey_costs, problem.costs(self._ends)]
             largest = float(max(costs[:, self._target].max(initial=0) for costs in known))
             self.limit = problem.limits.get(str(problem.target), largest) or 1.0
+        nothing = np.zeros((1, width), np.int64)
+        # Whether there is but one row: then there is nothing to change.
+        self._single = not (
+            self.decisions.active(nothing) & (self.decisions.cardinalities > 1)
+        ).any()
         self._pools: dict[tuple[float, float], Codes] = {}
-        self._members: dict[bytes, int] | None = None
+        self._hits: dict[tuple[float, float], int] = {}
+        self._members = None if problem.members is None else _Lookup(problem.members)
 
     # ---- what a row uses
 
@@ -89,13 +96,9 @@ class Proposals:
         return inside
 
     def _is_member(self, codes: Codes) -> NDArray[np.bool_]:
-        if self.problem.members is None:
-            return np.ones(len(codes), bool)
         if self._members is None:
-            members = np.ascontiguousarray(self.problem.members, np.int64)
-            self._members = {row.tobytes(): i for i, row in enumerate(members)}
-        rows = np.ascontiguousarray(codes, np.int64)
-        return np.array([row.tobytes() in self._members for row in rows], bool)
+            return np.ones(len(codes), bool)
+        return self._members.has(codes)
 
     def distance(self, codes: Codes, low: Share, high: Share) -> NDArray[np.float64]:
         """How far each row is from fitting, (B,): the sum of the logarithms of what is too much
@@ -107,7 +110,9 @@ class Proposals:
         distance += np.maximum(0, np.log(np.maximum(use, 1e-12) / np.maximum(high, 1e-12)))
         for column, limit in self._limits:
             if column != self._target:
-                distance += np.maximum(0, np.log(np.maximum(costs[:, column], 1e-12) / limit))
+                distance += np.maximum(
+                    0, np.log(np.maximum(costs[:, column], 1e-12) / max(limit, 1e-12))
+                )
         # Rounding of a quotient must not decide what fits: that is said by whole numbers alone.
         fits = self._fits(costs, low, high)
         distance = np.where(fits, 0.0, np.maximum(distance, 1e-12))
@@ -128,8 +133,15 @@ class Proposals:
 
     def has(self, low: float, high: float) -> bool:
         """Whether a row in the range is known; where chance finds none, this searches for one."""
-        easy = self._fits(self._survey_costs, low, high).sum() >= _EASY_HITS
-        return bool(easy) or len(self._pool(low, high)) > 0
+        return self._hit(low, high) >= _EASY_HITS or len(self._pool(low, high)) > 0
+
+    def _hit(self, low: float, high: float) -> int:
+        """How many rows of the survey are in the range."""
+        hits = self._hits.get((low, high))
+        if hits is None:
+            hits = int(self._fits(self._survey_costs, low, high).sum())
+            self._hits[low, high] = hits
+        return hits
 
     def check(self) -> None:
         """ValueError where no row is wanted: at the budget, if the problem is banded."""
@@ -163,10 +175,13 @@ class Proposals:
         """`count` rows that fit; ValueError, with what the space reaches, where none is found."""
         if self.problem.members is not None:
             return self._draw(rng, count, low, high)
-        if self._fits(self._survey_costs, low, high).sum() >= _EASY_HITS:
+        hits = self._hit(low, high)
+        if hits >= _EASY_HITS:
+            # As many as are likely to hold what is wanted.
+            batch = min(_BATCH, 16 + math.ceil(1.2 * count * len(self._survey) / hits))
             found = np.empty((0, len(self.decisions.variables)), np.int64)
             while len(found) < count:
-                codes = self.decisions.sample_codes(rng, _BATCH)
+                codes = self.decisions.sample_codes(rng, batch)
                 found = np.concatenate([found, codes[self.fits(codes, low, high)]])
             return found[:count]
         pool = self._pool(low, high)
@@ -177,11 +192,10 @@ class Proposals:
 
     def _draw(self, rng: Generator, count: int, low: float, high: float) -> Codes:
         """As `sample`, of the problem's members."""
-        assert self.problem.members is not None
-        inside = np.flatnonzero(self._fits(self._survey_costs, low, high))
+        inside = self._pool(low, high)
         if not len(inside):
             raise ValueError(self.unreachable(low, high))
-        return self.problem.members[inside[rng.integers(0, len(inside), count)]]
+        return inside[rng.integers(0, len(inside), count)]
 
     def mutate(
         self,
@@ -195,8 +209,8 @@ class Proposals:
         """A mutant of each row that fits: one variable changed, or, where no such mutant was
         found, as many as it takes to come into the range; at worst a fresh row. With `late`, later
         variables are changed more often, see `Space.mutate_codes`."""
-        if not self.decisions.variables:
-            return rows.copy()  # a single network
+        if self._single:
+            return rows.copy()
         mutants = self.decisions.mutate_codes(np.repeat(rows, _TRIES, axis=0), rng, late=late)
         return self._pick(mutants, len(rows), rng, low, high, late=late)
 
@@ -226,11 +240,13 @@ class Proposals:
         taken once, so there must be as many rows as ranges."""
         wanted = np.stack(np.broadcast_arrays(low, high), axis=1)
         kinds, where = np.unique(wanted, axis=0, return_inverse=True)
-        order = [np.argsort(self.distance(rows, *kind), kind="stable") for kind in kinds]
-        taken: list[int] = []
+        orders = [
+            iter(np.argsort(self.distance(rows, *kind), kind="stable").tolist()) for kind in kinds
+        ]
+        taken: dict[int, None] = {}  # in order
         for kind in where.reshape(-1):
-            taken.append(next(int(i) for i in order[kind] if i not in taken))
-        return rows[taken]
+            taken[next(i for i in orders[kind] if i not in taken)] = None
+        return rows[list(taken)]
 
     def _pick(
         self,
@@ -268,8 +284,7 @@ class Proposals:
     def _nearest_member(self, row: Codes, rng: Generator, low: float, high: float) -> Codes:
         """One of the problem's members in the range that differ from the row in fewest variables,
         though in one."""
-        assert self.problem.members is not None
-        inside = self.problem.members[self._fits(self._survey_costs, low, high)]
+        inside = self._pool(low, high)
         if not len(inside):
             raise ValueError(self.unreachable(low, high))
         differ = (inside != row).sum(axis=1)
@@ -297,8 +312,8 @@ class Proposals:
         for the worse is taken with a probability that falls with its size and with time.
         """
         rows = rows.copy()
-        if not len(self.decisions.variables):
-            return rows  # a single network
+        if self._single:
+            return rows
         low, high = (np.broadcast_to(np.asarray(s, float), len(rows)) for s in (low, high))
         away = self.distance(rows, low, high)
         for step in range(steps):
@@ -320,7 +335,7 @@ class Proposals:
     def _mix(self, rows: Codes, rng: Generator, low: float, high: float, steps: int) -> Codes:
         """The rows after `steps` random changes, of which those that leave the range are undone."""
         rows = rows.copy()
-        for _ in range(steps if self.decisions.variables else 0):
+        for _ in range(0 if self._single else steps):
             mutants = self.decisions.mutate_codes(rows, rng)
             fits = self.fits(mutants, low, high)
             rows[fits] = mutants[fits]
@@ -347,3 +362,27 @@ class Proposals:
         rows = self._walk(np.concatenate([near, ends]), rng, low, high, _WALK_STEPS, enough=_ENOUGH)
         rows = rows[self.fits(rows, low, high)]
         return self._mix(rows, rng, low, high, _MIXING_STEPS)
+
+
+class _Lookup:
+    """Which rows are among those of a table, found by sorted hashes and then compared."""
+
+    def __init__(self, rows: Codes):
+        rows = np.ascontiguousarray(rows, np.int64)
+        self._factors = np.random.default_rng(0).integers(1, 2**63, rows.shape[1], np.uint64) | 1
+        hashes = self._hash(rows)
+        order = np.argsort(hashes, kind="stable")
+        self._rows, self._hashes = rows[order], hashes[order]
+        same = self._hashes[1:] == self._hashes[:-1]
+        # Rows that stand there twice are found all the same; others do not collide in practice.
+        assert (self._rows[1:][same] == self._rows[:-1][same]).all(), "two rows have one hash"
+
+    def _hash(self, rows: Codes) -> NDArray[np.uint64]:
+        mixed = (rows.astype(np.uint64) + np.uint64(1)) * self._factors
+        return (mixed ^ (mixed >> np.uint64(31))).sum(axis=1, dtype=np.uint64)
+
+    def has(self, rows: Codes) -> NDArray[np.bool_]:
+        if not len(self._rows):
+            return np.zeros(len(rows), bool)
+        places = np.searchsorted(self._hashes, self._hash(rows))
+        return (self._rows[np.minimum(places, len(self._rows) - 1)] == rows).all(axis=1)

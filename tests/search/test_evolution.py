@@ -1,45 +1,57 @@
 import numpy as np
 import pytest
 
-from evaluator.interfaces import Result
-from search.evolution import PERIOD, RegularizedEvolution, _Member, tournament
+from search.evolution import PERIOD, RegularizedEvolution, tournament
+from search.problem import Trial
 from search.proposals import BAND
+from search.records import Records
 from search.state import pack, unpack
 
+ONE = np.ones(1)
 
-def member(reward, score=0.0, use=1.0):
-    return _Member((0,), use, score, reward)
+
+def records(proposals, *scores_and_uses):
+    """Of networks that use about so much of the budget."""
+    found, rng, rows = Records(proposals), np.random.default_rng(0), []
+    for score, use in scores_and_uses:
+        row = next(r for r in proposals.sample(rng, 500, use - 0.05, use).tolist() if r not in rows)
+        rows.append(row)
+        found.add([Trial(tuple(row), (score,))])
+    return found
 
 
 @pytest.mark.parametrize("size", [1, 3, 10])
-def test_a_tournament_is_won_as_often_as_its_size_says(size):
+def test_a_tournament_is_won_as_often_as_its_size_says(toy, size):
     """The best of n is drawn at least once in S draws with probability 1 - (1 - 1/n)^S."""
-    members, rng = [member(reward / 10) for reward in range(10)], np.random.default_rng(0)
-    wins = np.mean([tournament(members, size, 1, rng) is members[-1] for _ in range(4000)])
+    members, rng = records(toy, *((k, 1.0) for k in range(10))), np.random.default_rng(0)
+    wins = np.mean([tournament(members, size, 1, ONE, rng) == 9 for _ in range(2000)])
     expected = 1 - 0.9**size
-    assert wins == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 4000))
+    assert wins == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 2000))
 
 
-def test_tournaments_for_smaller_networks():
-    """For a slice the reward is that of a budget of that size, by hand: score - 0.1 |ratio - 1|."""
-    large, small = member(0.70, score=0.70, use=1.0), member(0.63, score=0.68, use=0.5)
-    assert large.worth(1) > small.worth(1)
-    assert large.worth(0.5) == pytest.approx(0.70 - 0.1)
-    assert small.worth(0.5) == pytest.approx(0.68)
+def test_tournaments_for_smaller_networks(toy):
+    """For a slice the reward is that of a budget of that size: score - 0.1 |ratio - 1|."""
+    members = records(toy, (0.70, 1.0), (0.68, 0.5))
+    large, small = members.worth(1, ONE)
+    assert large > small
+    large, small = members.worth(0.5, ONE)
+    assert large < small
+    assert large == pytest.approx(0.70 - 0.1 * (members.use[0] / 0.5 - 1))
+    assert small == pytest.approx(0.68 - 0.1 * (1 - members.use[1] / 0.5))
 
 
 def parents_and_children(propose, population, tell):
     """Two networks, told as `tell` says, and what is proposed at the budget after them."""
     proposals = propose("wide", "2GFLOPs")
     controller = RegularizedEvolution(
-        proposals, 0, population=population, tournament=20, crossover=0, at_budget=1
+        proposals, 0, population=population, tournament=20, initial=2, crossover=0, at_budget=1
     )
-    genomes = controller.ask(2)
-    a, b = (Result(genome, genome.cost(), 0.5, 0.5) for genome in genomes)
-    for results in tell(a, b):
-        controller.tell(results)
-    rows = [proposals.space.encode(genome) for genome in [*genomes, *controller.ask(4)]]
-    return rows[:2], rows[2:]
+    rows = controller.ask(1)
+    other = proposals.sample(np.random.default_rng(1), 1, BAND)[0]
+    rows += controller.ask(1) if population > 1 else [tuple(map(int, other))]
+    for trials in tell(*rows):
+        controller.tell(trials)
+    return np.array(rows), np.array(controller.ask(4))
 
 
 def assert_alike(children, parent, other):
@@ -49,41 +61,34 @@ def assert_alike(children, parent, other):
     assert 3 * near < far
 
 
-def failed(result):
-    return Result(result.genome, result.cost, error="broken")
-
-
-def with_reward(result, reward):
-    return Result(result.genome, result.cost, reward, reward)
-
-
 def test_children_are_mutants_of_the_winner(propose):
     (a, b), children = parents_and_children(
-        propose, 2, lambda a, b: [[with_reward(a, 0.9), with_reward(b, 0.1)]]
+        propose, 2, lambda a, b: [[Trial(a, (0.9,)), Trial(b, (0.1,))]]
     )
     assert_alike(children, a, b)
 
 
 def test_a_failed_network_is_no_parent(propose):
-    (a, b), children = parents_and_children(propose, 2, lambda a, b: [[failed(a), b]])
+    (a, b), children = parents_and_children(
+        propose, 2, lambda a, b: [[Trial(a, None), Trial(b, (0.5,))]]
+    )
     assert_alike(children, b, a)
 
 
 def test_the_oldest_leaves_however_good_it_is(propose):
     (a, b), children = parents_and_children(
-        propose, 1, lambda a, b: [[with_reward(a, 0.9)], [with_reward(b, 0.1)]]
+        propose, 1, lambda a, b: [[Trial(a, (0.9,))], [Trial(b, (0.1,))]]
     )
     assert_alike(children, b, a)
 
 
 def test_crossover_mixes_both_winners(toy, target):
     controller = RegularizedEvolution(toy, 0, population=2, tournament=1, crossover=1, at_budget=1)
-    parents = controller.ask(2)
-    controller.tell(target(toy).results(parents))
-    rows = np.stack([toy.space.encode(parent) for parent in parents])
-    children = np.stack([toy.space.encode(child) for child in controller.ask(30)])
-    mixed = (children != rows[0]).sum(1) > 1
-    assert (mixed & ((children != rows[1]).sum(1) > 1)).any()
+    rows = controller.ask(2)
+    controller.tell(target(toy).trials(rows))
+    children = np.array(controller.ask(30))
+    mixed = (children != np.array(rows[0])).sum(1) > 1
+    assert (mixed & ((children != np.array(rows[1])).sum(1) > 1)).any()
     assert (toy.use(children) >= BAND).sum() >= 25
 
 
@@ -106,11 +111,11 @@ def order_of_asks(proposals, target, mutation, asks, resume):
     noting, scores, state, orders = Noting(proposals), target(proposals), None, []
     for _ in range(asks):
         if state is None or resume:
-            controller = RegularizedEvolution(noting, 1, population=4, mutation=mutation)
+            controller = RegularizedEvolution(noting, 1, population=4, initial=4, mutation=mutation)
         if state is not None and resume:
             controller.load_state_dict(unpack(state))
         noting.late.clear()
-        controller.tell(scores.results(controller.ask(4)))
+        controller.tell(scores.trials(controller.ask(4)))
         state = pack(controller.state_dict())
         assert len(set(noting.late)) <= 1  # all attempts of an ask are alike
         orders += noting.late[:1]
@@ -128,9 +133,9 @@ def test_every_fourth_ask_for_children_is_uniform(wide, target, resume):
 
 def test_an_ask_that_ends_the_first_networks_counts(wide, target):
     noting = Noting(wide)
-    controller = RegularizedEvolution(noting, 0, population=6, mutation="late")
+    controller = RegularizedEvolution(noting, 0, population=6, initial=6, mutation="late")
     for _ in range(2):
-        controller.tell(target(wide).results(controller.ask(4)))
+        controller.tell(target(wide).trials(controller.ask(4)))
     assert controller.state_dict()["child_asks"] == 1
 
 
@@ -149,12 +154,11 @@ def test_late_children_begin_as_their_mother_for_longer(propose, target):
             target(proposals),
             [],
         )
-        known = np.empty((0, len(proposals.space.variables)), np.int64)
+        known = np.empty((0, len(proposals.decisions.variables)), np.int64)
         for _ in range(15):
-            genomes = controller.ask(16)
-            controller.tell(scores.results(genomes))
-            rows = np.stack([proposals.space.encode(genome) for genome in genomes])
-            for row in rows:
+            found = controller.ask(16)
+            controller.tell(scores.trials(found))
+            for row in np.array(found):
                 if len(known) >= 16:
                     shares.append(np.cumprod(known == row, axis=1).sum(axis=1).max() / len(row))
                 known = np.concatenate([known, row[None]])

@@ -1,4 +1,4 @@
-"""The policy is held against a space whose rows, with their conditions, can all be written down."""
+"""Policies are held against a space whose rows, with their conditions, can all be written down."""
 
 from itertools import product
 
@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from search.proposals import BAND
-from search.reinforce import Policy, Reinforce
+from search.policies import FactorisedPolicy, RecurrentPolicy
+from search.ppo import PPO, clipped
+from search.problem import Problem, Trial
+from search.proposals import BAND, Proposals
+from search.reinforce import Reinforce
+from space.decisions import PlainDecisions, Variable
 from space.files import make_space
 
 
@@ -44,16 +48,28 @@ def every_row(space):
 
 
 @pytest.fixture(scope="module")
-def policy(space):
-    policy = Policy(space, 16, torch.Generator().manual_seed(0))
+def recurrent(space):
+    policy = RecurrentPolicy(space, 16, torch.Generator().manual_seed(0), goals=2)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.mul_(20)  # far from uniform
     return policy
 
 
-def test_probabilities_of_all_rows_add_up_to_one(policy, every_row):
-    log_probability, _ = policy(torch.from_numpy(every_row))
+@pytest.fixture(scope="module", params=["recurrent", "factorised"])
+def policy(space, recurrent, request):
+    if request.param == "recurrent":
+        return recurrent
+    policy = FactorisedPolicy(space, goals=2)
+    with torch.no_grad():
+        policy.logits.normal_(generator=torch.Generator().manual_seed(0))
+    return policy
+
+
+@pytest.mark.parametrize("goal", [0, 1])
+def test_probabilities_of_all_rows_add_up_to_one(policy, every_row, goal):
+    goals = torch.full((len(every_row),), goal)
+    log_probability, _ = policy(torch.from_numpy(every_row), goals)
     probability = log_probability.exp()
     assert probability.sum().item() == pytest.approx(1, abs=1e-5)
     assert probability.max() > 4 * probability.min()
@@ -68,12 +84,15 @@ def test_entropy_of_the_steps_is_that_of_the_rows(policy, every_row):
     assert (probability * entropy).sum().item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_rows_are_drawn_as_often_as_their_probability_says(policy, every_row):
-    drawn = policy.sample(20_000, torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("goal", [0, 1])
+def test_rows_are_drawn_as_often_as_their_probability_says(policy, every_row, goal):
+    drawn = policy.sample(20_000, torch.Generator().manual_seed(1), goal)
     index = {tuple(row): i for i, row in enumerate(every_row.tolist())}
     counts = np.bincount([index[tuple(row)] for row in drawn.tolist()], minlength=len(every_row))
     with torch.no_grad():
-        expected = 20_000 * policy(torch.from_numpy(every_row))[0].double().exp().numpy()
+        goals = torch.full((len(every_row),), goal)
+        found, _ = policy(torch.from_numpy(every_row), goals)
+        expected = 20_000 * found.double().exp().numpy()
     chi_squared = ((counts - expected) ** 2 / expected).sum()
     assert chi_squared < len(every_row) + 5 * np.sqrt(2 * len(every_row))
 
@@ -90,27 +109,45 @@ def test_a_variable_that_does_not_matter_has_no_part(policy, space, every_row):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_probability_by_the_definition(policy, space, every_row):
+def test_probability_by_the_definition(recurrent, space, every_row):
     """One row at a time, one step for each variable that matters and none for the others."""
     sizes = [int(size) for size in space.cardinalities]
     with torch.no_grad():
-        found = policy(torch.from_numpy(every_row))[0]
+        found = recurrent(torch.from_numpy(every_row))[0]
         for row, active, log_probability in zip(
             every_row, space.active(every_row), found, strict=True
         ):
-            state, inputs, expected = None, policy.embedding.weight[-1], 0.0
+            state, inputs, expected = None, recurrent.embedding.weight[-2], 0.0
             for v in np.flatnonzero(active):
-                state = policy.cell(inputs, state)
+                state = recurrent.cell(inputs, state)
                 start = sum(sizes[:v])
-                logits = policy.logits(state[0])[start : start + sizes[v]]
+                logits = recurrent.logits(state[0])[start : start + sizes[v]]
                 expected += (2.5 * torch.tanh(logits / 5)).softmax(0)[row[v]].log()
-                inputs = policy.embedding.weight[start + row[v]]
+                inputs = recurrent.embedding.weight[start + row[v]]
             assert log_probability.item() == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("goal", [0, 1])
+def test_probability_of_a_factorised_policy_by_the_definition(space, every_row, goal):
+    policy = FactorisedPolicy(space, goals=2)
+    assert torch.equal(policy.logits, torch.zeros_like(policy.logits))
+    with torch.no_grad():
+        policy.logits.normal_(generator=torch.Generator().manual_seed(0))
+        found = policy(torch.from_numpy(every_row), torch.full((len(every_row),), goal))[0]
+    logits = policy.logits[goal].detach()
+    for row, active, log_probability in zip(
+        every_row, space.active(every_row), found.detach(), strict=True
+    ):
+        expected = sum(
+            float(logits[v, : space.cardinalities[v]].softmax(0)[row[v]].log())
+            for v in np.flatnonzero(active)
+        )
+        assert log_probability.item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_logits_are_bounded(space):
     """2.5 tanh: of two choices one is at most e^5 times as likely as the other."""
-    policy = Policy(space, 8, torch.Generator().manual_seed(0))
+    policy = RecurrentPolicy(space, 8, torch.Generator().manual_seed(0))
     rows = torch.zeros(2, len(space.variables), dtype=torch.int64)
     rows[1, 0] = 1
     with torch.no_grad():
@@ -121,27 +158,84 @@ def test_logits_are_bounded(space):
     assert float(high - low) == pytest.approx(5, abs=1e-3)
 
 
-def test_rewards_move_the_policy(wide, target):
-    """After a step the best network of a batch is more likely than before, beside the worst."""
-    controller, scores = (
-        Reinforce(wide, 0, hidden=16, pool=64, entropy=0, at_budget=1),
-        target(wide),
+@pytest.mark.parametrize("policy", ["factorised", "recurrent"])
+@pytest.mark.parametrize("learner", [Reinforce, PPO])
+@pytest.mark.parametrize("replay", [0.0, 1.0])
+def test_rewards_move_the_policy(wide, target, learner, policy, replay):
+    """After a tell the best network of a batch is more likely than before, beside the worst: by
+    the policy gradient alone, and with the replay."""
+    settings = {"rollout": 8} if learner is PPO else {}
+    controller = learner(
+        wide,
+        0,
+        policy=policy,
+        hidden=16,
+        pool=64,
+        entropy=0,
+        replay=replay,
+        at_budget=1,
+        **settings,
     )
-    results = scores.results(controller.ask(8))
-    assert all(wide.budget.use(result.cost) >= BAND for result in results)
-    results.sort(key=lambda result: result.reward)
-    ends = torch.from_numpy(
-        np.stack([wide.space.encode(r.genome) for r in (results[0], results[-1])])
-    )
+    trials = target(wide).trials(controller.ask(8))
+    assert (wide.use(np.array([trial.row for trial in trials])) >= BAND).all()
+    trials.sort(key=lambda trial: trial.values)
+    ends = torch.tensor([trials[0].row, trials[-1].row])
+    goal = torch.full((2,), len(controller._goals) - 1)  # the whole budget
 
     def lead():
         with torch.no_grad():
-            worst, best = controller._policy(ends)[0]
+            worst, best = controller._policy(ends, goal)[0]
         return float(best - worst)
 
     before = lead()
-    controller.tell(results)
+    controller.tell(trials)
     assert lead() > before
+
+
+def test_the_replay_alone_makes_the_best_likely():
+    """Gradients of the trials aside: the policy comes near the weights exp(-rank / queue)."""
+    decisions = PlainDecisions("one", (Variable("gene", tuple(range(5))),))
+    controller = Reinforce(
+        Proposals(Problem(decisions)), 0, entropy=0, queue=1, steps=400, learning_rate=0.05
+    )
+    controller._learn = lambda *_: None
+    controller.tell([Trial((code,), (float(code),)) for code in range(5)])
+    with torch.no_grad():
+        found = controller._policy(torch.arange(5)[:, None])[0].exp()
+    expected = np.exp(-np.arange(4)) / np.exp(-np.arange(4)).sum()  # behind 4 queues is nothing
+    assert found[4].item() == pytest.approx(expected[0], abs=0.02)
+    assert found[3].item() == pytest.approx(expected[1], abs=0.02)
+    assert found[0].item() < 0.02
+
+
+def test_entropy_keeps_the_policy_spread():
+    def certainty(entropy):
+        decisions = PlainDecisions("one", (Variable("gene", tuple(range(3))),))
+        controller = Reinforce(Proposals(Problem(decisions)), 0, entropy=entropy, steps=100)
+        controller.tell([Trial((code,), (float(code == 2),)) for code in range(3)])
+        return controller._policy(torch.tensor([[2]]))[0].exp().item()
+
+    assert certainty(0.0) > certainty(10.0)
+    assert certainty(10.0) == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_ppo_by_hand():
+    """Equation 7: gains are cut where the ratio has gone far enough, losses never."""
+    ratio = torch.tensor([1.0, 1.5, 1.5, 0.5, 0.5])
+    advantages = torch.tensor([2.0, 1.0, -1.0, 1.0, -1.0])
+    expected = torch.tensor([2.0, 1.2, -1.5, 0.5, -0.8])
+    torch.testing.assert_close(clipped(ratio.log(), advantages, 0.2), expected)
+
+
+def test_ppo_waits_for_its_rollout(wide, target):
+    controller = PPO(wide, 0, rollout=6, replay=0, at_budget=1)
+    trials = target(wide).trials(controller.ask(8))
+    before = controller._policy.logits.clone()
+    controller.tell(trials[:5])
+    assert torch.equal(controller._policy.logits, before)
+    controller.tell(trials[5:])
+    assert not torch.equal(controller._policy.logits, before)
+    assert len(controller._codes) == 0
 
 
 def test_the_baseline_is_a_moving_average(wide):
@@ -159,24 +253,31 @@ def test_equal_rewards_are_no_trouble(wide):
     assert controller._advantages([0.5, 0.5]) == [0, 0]
 
 
-def test_nothing_global_is_touched(wide, target, monkeypatch):
+@pytest.mark.parametrize("kind", ["factorised", "recurrent"])
+def test_nothing_global_is_touched(wide, target, monkeypatch, kind):
     """Neither the global generators nor the number of threads, which is 1 meanwhile."""
-    threads, seen, unroll = torch.get_num_threads(), [], Policy._unroll
-
-    def watched(*args):
-        seen.append(torch.get_num_threads())
-        return unroll(*args)
-
-    monkeypatch.setattr(Policy, "_unroll", watched)
+    policy = {"factorised": FactorisedPolicy, "recurrent": RecurrentPolicy}[kind]
+    threads, seen = torch.get_num_threads(), []
+    for method in ("sample", "forward"):
+        monkeypatch.setattr(policy, method, _noting(getattr(policy, method), seen))
     before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
     try:
         torch.set_num_threads(2)
-        controller = Reinforce(wide, 7, hidden=16, pool=64)
-        controller.tell(target(wide).results(controller.ask(8)))
+        controller = Reinforce(wide, 7, policy=kind, hidden=16, pool=64, initial=8)
+        for _ in range(2):
+            controller.tell(target(wide).trials(controller.ask(8)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
     assert set(seen) == {1}
-    assert len(seen) >= 2
+    assert len(seen) >= 4
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1] == np.random.get_state()[1].tolist()
+
+
+def _noting(method, seen):
+    def noting(*args):
+        seen.append(torch.get_num_threads())
+        return method(*args)
+
+    return noting
