@@ -82,13 +82,13 @@ def searched(way: str, job: Job, trainer: Any, data: Any, store: Store) -> None:
         runner = local_runner(scorer_of(trainer.supernet, data.validation, data, job.space))
     try:
         search(
-            make_controller(settings.controller, job.proposals, settings.seed),
+            make_controller(job.controller, job.proposals, settings.seed),
             runner,
             store,
             Networks(job.proposals),
             evaluations=settings.evaluations,
             batch=settings.batch,
-            origin=settings.controller,
+            origin=job.controller,
         )
     finally:
         runner.close()

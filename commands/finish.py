@@ -128,6 +128,7 @@ def make_run(
     """The run as the report wants it, from what is in its folder."""
     settings = job.settings.to_plain()
     definition = settings.pop("space_definition")
+    settings["controller"] = job.controller
     about = json.loads(folder.environment.read_text(encoding="utf-8"))
     training = json.loads(folder.training.read_text(encoding="utf-8"))
     by_chance: list[Row] = []

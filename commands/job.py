@@ -21,7 +21,7 @@ from evaluator.interfaces import GroupEvaluator
 from evaluator.population import PopulationScorer
 from evaluator.scoring import SupernetEvaluator
 from evaluator.zero_cost import score_names
-from search.controllers import CONTROLLERS
+from search.controllers import AUTO, check_controller, choose
 from search.networks import NetworkProposals
 from search.racing import Racer, looks
 from search.runner import UnitRunner
@@ -81,9 +81,10 @@ class Job:
             )
         self.table = CostTable(self.space)
         self.proposals = NetworkProposals(self.space, self.table, self.budget)
-        if settings.controller not in CONTROLLERS:
-            known = ", ".join(CONTROLLERS)
-            raise ValueError(f"unknown controller {settings.controller!r}; there are {known}")
+        self.controller = settings.controller
+        if settings.controller == AUTO:
+            self.controller = choose(settings.evaluations, self.space.size)
+        check_controller(self.controller)
         unknown = [name for name in settings.zero_cost if name not in score_names()]
         if unknown:
             raise ValueError(

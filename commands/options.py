@@ -21,7 +21,7 @@ from results.run_folder import (
     RunFolder,
     read_yaml,
 )
-from search.controllers import CONTROLLERS
+from search.controllers import AUTO, CONTROLLERS, OPTUNA
 from search.evolution import MUTATIONS
 from search.settings import FREE_ON_RESUME, Settings
 from space.budget import EXAMPLES
@@ -58,7 +58,11 @@ def make_parser() -> argparse.ArgumentParser:
     what.add_argument("--flops-per-mac", type=int, help="2 if you count a MAC as two FLOPs")
     what.add_argument("--plugin", action="append", help="a Python file with parts of your own")
     how = parser.add_argument_group("how to search")
-    how.add_argument("--controller", help=", ".join(CONTROLLERS))
+    how.add_argument(
+        "--controller",
+        help=f"{', '.join(CONTROLLERS)}, {OPTUNA}tpe and other samplers of Optuna's, or {AUTO}, "
+        "which chooses (the default)",
+    )
     how.add_argument(
         "--mutation",
         choices=MUTATIONS,

@@ -19,7 +19,6 @@ from results.run_folder import (
 from search.networks import Reachable
 from search.proposals import BAND
 from search.random_search import RANDOM
-from search.settings import Settings
 from space.budget import Budget, quantity
 from supernet.augmentation import normalise
 from supernet.batches import Batches, ResidentImages
@@ -51,7 +50,7 @@ def make_plan(job: Job, reachable: Reachable, folder: RunFolder) -> dict[str, An
         "supernet": {"parameters": numbers, "checkpoint_bytes": 12 * numbers},
         "estimate": {
             "training_seconds": train_seconds * job.training.steps,
-            "scoring_seconds": (1 + compares(job.settings))
+            "scoring_seconds": (1 + compares(job))
             * score_seconds
             * job.settings.evaluations
             / job.settings.workers,
@@ -59,9 +58,9 @@ def make_plan(job: Job, reachable: Reachable, folder: RunFolder) -> dict[str, An
     }
 
 
-def compares(settings: Settings) -> bool:
+def compares(job: Job) -> bool:
     """Whether a random search follows, to compare with."""
-    return settings.compare and settings.controller != RANDOM
+    return job.settings.compare and job.controller != RANDOM
 
 
 def time_one(job: Job, supernet: Supernet) -> tuple[float, float]:
@@ -116,7 +115,7 @@ def show_plan(
     time_needed = (
         f"about {duration(seconds['training_seconds'])} for {job.training.steps} training steps, "
         f"{duration(seconds['scoring_seconds'])} to score {settings.evaluations} candidates "
-        f"{'and as many of a random search ' if compares(settings) else ''}on 360 images each"
+        f"{'and as many of a random search ' if compares(job) else ''}on 360 images each"
     )
     return [
         f"Space {space['name']!r}: {size}",

@@ -174,15 +174,15 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
             first: list[Sequence[int]] = [start.row for start in starts]
             if settings.zero_cost and not known:  # later they are part of the controller's state
                 first += [row.tolist() for row in promising(job, data, settings.batch, console)]
-            own = {"mutation": settings.mutation} if settings.controller == "evolution" else {}
+            own = {"mutation": settings.mutation} if job.controller == "evolution" else {}
             controller = make_controller(
-                settings.controller, job.proposals, settings.seed, first=first, **own
+                job.controller, job.proposals, settings.seed, first=first, **own
             )
             origins = {
                 job.space.decode(start.row).digest: f"{FROM_PRESET}{start.name}" for start in starts
             }
-            look_for(job, trainer, data, store, controller, settings.controller, console, origins)
-    if compares(settings):
+            look_for(job, trainer, data, store, controller, job.controller, console, origins)
+    if compares(job):
         with Store(folder.by_chance) as store:
             if len(store.statuses()) < settings.evaluations:
                 controller = make_controller(RANDOM, job.proposals, settings.seed)
@@ -201,7 +201,7 @@ def look_for(
 ) -> None:
     """Has a controller propose until the store holds as many candidates as it should."""
     settings, known = job.settings, len(store.statuses())
-    chance = name == RANDOM != settings.controller
+    chance = name == RANDOM != job.controller
     what = "scoring random networks, to compare" if chance else "scoring candidates"
     runner = make_runner(job, trainer, data, lambda: front_so_far(job, store))
     try:

@@ -36,7 +36,7 @@ from scipy.stats import t as student
 
 from evaluator.interfaces import Score
 from search.acquisition import hypervolume, unbeaten
-from search.controllers import CONTROLLERS, make_controller
+from search.controllers import OPTUNA, make_controller
 from search.interfaces import Controller, Outcome
 from search.loop import search
 from search.problem import Problem, Row, Trial
@@ -168,28 +168,13 @@ def make_named(
     """The controller of a name; one with a colon is from elsewhere, such as `optuna:tpe`. `more`
     are makers by what stands before the colon."""
     prefix, colon, _ = name.partition(":")
-    others = {"optuna": _optuna, **(more or {})}
-    if not colon:
-        if name not in CONTROLLERS:
-            known = ", ".join([*CONTROLLERS, *(f"{other}:..." for other in others)])
-            raise ValueError(f"unknown controller {name!r}; there are {known}")
-        return make_controller(name, proposals, seed, **settings)
-    if prefix not in others:
-        known = ", ".join(f"{other}:" for other in others)
+    others = more or {}
+    if colon and prefix in others:
+        return others[prefix](name, proposals, seed, **settings)
+    if colon and f"{prefix}:" != OPTUNA:
+        known = ", ".join(f"{other}:" for other in ("optuna", *others))
         raise ValueError(f"unknown controller {name!r}; those from elsewhere begin with {known}")
-    return others[prefix](name, proposals, seed, **settings)
-
-
-def _optuna(name: str, proposals: Proposals, seed: int, **settings: Any) -> Controller:
-    try:
-        from search.optuna_adapter import optuna_controller  # needs Optuna, which few have
-    except ModuleNotFoundError as error:
-        if error.name != "optuna":
-            raise
-        raise ValueError(
-            f"{name} needs Optuna, which is not installed: pip install 'chimera-nas[optuna]'"
-        ) from None
-    return optuna_controller(name, proposals, seed, **settings)
+    return make_controller(name, proposals, seed, **settings)
 
 
 # ---- one search

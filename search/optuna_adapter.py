@@ -31,7 +31,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.asking import Asking, Ranges
-from search.controllers import make_controller
+from search.controllers import OPTUNA, make_controller
 from search.problem import Problem, Row, Trial, succeeded
 from search.proposals import Proposals
 from space.decisions import Codes, PlainDecisions, Variable
@@ -51,14 +51,19 @@ _MANY = 1000  # choices of one parameter
 # ---- their samplers as our controllers
 
 
+def check_sampler(name: str) -> None:
+    """ValueError, with what there is, where `optuna:NAME` names none of the samplers."""
+    if name.removeprefix(OPTUNA) not in SAMPLERS:
+        there = ", ".join(f"{OPTUNA}{sampler}" for sampler in SAMPLERS)
+        raise ValueError(f"unknown controller {name!r}; of Optuna's there are {there}")
+
+
 def optuna_controller(
     name: str, proposals: Proposals, seed: int, **settings: Any
 ) -> OptunaController:
     """The controller `optuna:NAME`. ValueError lists the names, or the settings of the sampler."""
-    kind = name.removeprefix("optuna:")
-    if kind not in SAMPLERS:
-        there = ", ".join(f"optuna:{sampler}" for sampler in SAMPLERS)
-        raise ValueError(f"unknown controller {name!r}; of Optuna's there are {there}")
+    check_sampler(name)
+    kind = name.removeprefix(OPTUNA)
     own = {key: settings.pop(key) for key in ("at_budget", "first") if key in settings}
     parameters = inspect.signature(SAMPLERS[kind].__init__).parameters
     known = [key for key in parameters if key not in ("self", *_OWN)]

@@ -55,8 +55,8 @@ class Predictor:
         self._aims = {"front": self._guided(problem, alone=False)}
         if problem.banded:
             self._aims["best"] = self._guided(problem, alone=True)
-        lows = {"front": 0.0, "best": BAND}
-        self._drawn = {aim: _Drawn(proposals, self._asking, lows[aim], seed) for aim in self._aims}
+        self._seed = seed
+        self._drawn = self._draws()
         self._told = GrowingRows(len(proposals.decisions.variables))
         self._values: list[tuple[float, ...]] = []
         self._fidelity: list[float] = []
@@ -76,6 +76,12 @@ class Predictor:
             known=None if alone or not problem.wanted_small else problem.known_gains,
             features=features,
         )
+
+    def _draws(self) -> dict[str, _Drawn]:
+        lows = {"front": 0.0, "best": BAND}
+        return {
+            aim: _Drawn(self._proposals, self._asking, lows[aim], self._seed) for aim in self._aims
+        }
 
     # ---- ask
 
@@ -171,6 +177,7 @@ class Predictor:
         width = len(self._proposals.decisions.variables)
         pending = np.array(list(self._pending), np.int16).reshape(len(self._pending), width)
         return {
+            "seed": self._seed,
             "rng": self._rng.bit_generator.state,
             "asking": self._asking.state_dict(),
             "told": self._told.array(),
@@ -181,6 +188,8 @@ class Predictor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._seed = state["seed"]
+        self._drawn = self._draws()
         self._rng.bit_generator.state = state["rng"]
         self._asking.load_state_dict(state["asking"])
         self._told = GrowingRows(len(self._proposals.decisions.variables))

@@ -26,7 +26,7 @@ class Settings:
     classes: int | None = None  # None: 1000 for digits, else those of the data
     data: str = "digits"
     limit: int | None = None  # images to train on
-    controller: str = "evolution"
+    controller: str = "auto"  # see `search.controllers.choose`
     mutation: str = "uniform"  # of the evolution: which of its variables a child changes
     warm_start: bool = False  # published networks are the first candidates
     evaluations: int = 320

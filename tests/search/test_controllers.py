@@ -278,7 +278,32 @@ def test_order_in_a_tell_does_not_matter(name, kind):
     assert pack(shuffled.state_dict()) == pack(steady.state_dict())
 
 
+FAILURES = [None, float("nan"), float("inf"), float("-inf")]
+
+
+def failed(problem, rows, bad):
+    values = None if bad is None else (1.0,) * (problem.observed - 1) + (bad,)
+    return [Trial(row, values) for row in rows]
+
+
 @every_controller
+@pytest.mark.parametrize("kind", ["single", "front", "two scores", "banded"])
+def test_what_is_no_number_is_a_failure(name, kind):
+    problem = PROBLEMS[kind]
+    proposals = Proposals(problem)
+    one, other = make(name, proposals), make(name, proposals)
+    for i in range(4):
+        rows = one.ask(8)
+        assert other.ask(8) == rows
+        good = [row for k, row in enumerate(rows) if k % 3 != i % 3]
+        bad = rows[i % 3 :: 3]
+        one.tell(evaluate(problem, good) + failed(problem, bad, FAILURES[i]))
+        other.tell(evaluate(problem, good) + failed(problem, bad, None))
+    assert pack(one.state_dict()) == pack(other.state_dict())
+
+
+# The predictor tells a failure from what is still under way, where it believes its own guess.
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in ("predictor", "auto")])
 @pytest.mark.parametrize("kind", ["single", "front", "two scores", "banded"])
 def test_failures_teach_nothing(name, kind):
     """A controller that is told of failures goes on as one that is told nothing of them."""
@@ -289,9 +314,7 @@ def test_failures_teach_nothing(name, kind):
         rows = told.ask(8)
         assert spared.ask(8) == rows
         good = [row for k, row in enumerate(rows) if k % 3 != i % 3]
-        bad = [None, float("nan"), float("inf"), float("-inf")][i]
-        values = None if bad is None else (1.0,) * (problem.observed - 1) + (bad,)
-        told.tell(evaluate(problem, good) + [Trial(row, values) for row in rows[i % 3 :: 3]])
+        told.tell(evaluate(problem, good) + failed(problem, rows[i % 3 :: 3], FAILURES[i]))
         spared.tell(evaluate(problem, good))
     assert pack(told.state_dict()) == pack(spared.state_dict())
 
