@@ -32,10 +32,12 @@ TITLES = {
     "macro": "NAS-Bench-Macro, accuracy",
     "macro-small": "NAS-Bench-Macro, accuracy at no more than the median of FLOPs",
     "macro-front": "NAS-Bench-Macro, front of accuracy against FLOPs",
+    "macro-known-front": "NAS-Bench-Macro, front of accuracy against FLOPs, which are known",
     "graph": "NAS-Bench-Graph, task arxiv, test accuracy",
     "graph-valid": "NAS-Bench-Graph, task arxiv, validation accuracy",
     "graph-small": "NAS-Bench-Graph, task arxiv, at no more than the median of parameters",
     "graph-front": "NAS-Bench-Graph, task arxiv, front of test accuracy against parameters",
+    "graph-known-front": "NAS-Bench-Graph, task arxiv, the same with parameters that are known",
 }
 
 
@@ -56,13 +58,111 @@ def replaced(text: str, made: str) -> str:
 
 def tables(folder: Path) -> str:
     """All that is between the markers."""
-    text = INTRODUCTION
+    text = INTRODUCTION + overview(folder) + long_ones(folder)
     for row in ROWS:
         for counted in COUNTED:
             path = folder / f"search_tables-{row}-{counted}.json"
             if path.is_file():
                 text += section(row, path.name, json.loads(path.read_text(encoding="utf-8")))
     return text + "\n"
+
+
+OVERVIEW = """
+### The predictor beside the best of the others
+
+Evaluations until one of the best 0.1% was evaluated (median; those of Optuna, pymoo, nevergrad and
+plain methods of which half of the searches came there), and medians of the hypervolume after 100
+and 200 evaluations, as a share of the true front's.
+
+| | counting | searches | predictor | best of the others |
+|---|---|--:|--:|--:|
+"""
+
+
+def overview(folder: Path) -> str:
+    """A line for each row in which the predictor has played."""
+    lines = ""
+    for row in ROWS:
+        for counted in COUNTED:
+            path = folder / f"search_tables-{row}-{counted}.json"
+            found = (
+                json.loads(path.read_text(encoding="utf-8"))["summary"] if path.is_file() else {}
+            )
+            if "predictor" not in found:
+                continue
+            others = {name: one for name, one in found.items() if ":" in name}
+            if row.endswith("front"):
+                # Costs that are known are no use to the others: they played the plain row.
+                if "known" in row:
+                    plain = folder / path.name.replace("-known", "")
+                    others = json.loads(plain.read_text(encoding="utf-8"))["summary"]
+                    others = {name: one for name, one in others.items() if ":" in name}
+                cells = [_areas(found["predictor"]), _best_areas(others)]
+            else:
+                cells = [_n(found["predictor"]["until"]["median"]), _soonest(others)]
+            seeds = found["predictor"]["seeds"]
+            lines += f"| {TITLES[row]} | {counted} | {seeds} | {cells[0]} | {cells[1]} |\n"
+    return OVERVIEW + lines if lines else ""
+
+
+def _areas(found: Mapping[str, Any]) -> str:
+    return " / ".join(f"{found['hypervolume'][n]['median']:.3f}" for n in ("100", "200"))
+
+
+def _best_areas(others: Mapping[str, Mapping[str, Any]]) -> str:
+    said = []
+    for n in ("100", "200"):
+        name = max(others, key=lambda name: others[name]["hypervolume"][n]["median"])
+        said.append(f"{others[name]['hypervolume'][n]['median']:.3f} (`{name}`)")
+    return " / ".join(said)
+
+
+def _soonest(others: Mapping[str, Mapping[str, Any]]) -> str:
+    known = {
+        name: one["until"]["median"]
+        for name, one in others.items()
+        if one["until"]["median"] is not None
+    }
+    if not known:
+        return "-"
+    name = min(known, key=lambda name: known[name])
+    return f"{known[name]:g} (`{name}`)"
+
+
+LONG = """
+### Longer searches by controllers without a model
+
+NAS-Bench-Macro, counting encodings: medians after 50 / 100 / 200 / 400 evaluations of the accuracy
+of what looks best, judged by the mean of three trainings, where one is seen; all networks, and
+those with at most the median of FLOPs; and of the hypervolume as a share of the true front's, FLOPs
+being observed.
+
+| controller | searches | accuracy | within the limit | hypervolume |
+|---|--:|--:|--:|--:|
+"""
+
+
+def long_ones(folder: Path) -> str:
+    """From `search_long-*.json`; empty where these are missing."""
+    found: dict[str, dict[str, tuple[str, int]]] = {}
+    for name, measure, digits in (
+        ("macro", "chosen", 3),
+        ("macro-small", "chosen", 3),
+        ("macro-front", "hypervolume", 3),
+    ):
+        path = folder / f"search_long-{name}.json"
+        if not path.is_file():
+            return ""
+        for controller, one in json.loads(path.read_text(encoding="utf-8"))["summary"].items():
+            numbers = [one[measure][n]["median"] for n in ("50", "100", "200", "400")]
+            cell = " / ".join(f"{number:.{digits}f}" for number in numbers)
+            found.setdefault(controller, {})[name] = cell, one["seeds"]
+    text = LONG
+    for controller, cells in found.items():
+        seeds = max(seeds for _, seeds in cells.values())
+        shown = [cells.get(name, ("-", 0))[0] for name in ("macro", "macro-small", "macro-front")]
+        text += f"| `{controller}` | {seeds} | {' | '.join(shown)} |\n"
+    return text
 
 
 def section(row: str, file: str, result: Mapping[str, Any]) -> str:

@@ -51,16 +51,17 @@ def check_controller(name: str) -> None:
     """ValueError, with what there is, where there is no controller of this name."""
     if name.startswith(OPTUNA):
         _optuna(name)
-    elif name not in CONTROLLERS:
-        known = ", ".join([*CONTROLLERS, f"{OPTUNA}..."])
+    elif name not in CONTROLLERS and name != AUTO:
+        known = ", ".join([AUTO, *CONTROLLERS, f"{OPTUNA}..."])
         raise ValueError(f"unknown controller {name!r}; there are {known}")
 
 
 def make_controller(name: str, proposals: Proposals, seed: int, **settings: Any) -> Controller:
     """The controller of a name; `optuna:tpe` is a sampler of Optuna's. ValueError lists the names,
     or the settings of the controller, or says which value is wrong, or what the space reaches where
-    nothing in it is at the budget."""
+    nothing in it is at the budget. `auto` is what it stands for in a short search."""
     check_controller(name)
+    name = "predictor" if name == AUTO else name
     if name.startswith(OPTUNA):
         made: Controller = _optuna(name)(name, proposals, seed, **settings)
         return made

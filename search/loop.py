@@ -69,13 +69,7 @@ def search(
     statuses, begun = log.statuses(), 0
     waiting: deque[list[Row]] = deque()  # to be begun, or under way when the search was stopped
     if (saved := log.state()) is not None:
-        state = unpack(saved)
-        controller.load_state_dict(state["controller"])
-        rows = [tuple(row) for row in state["under_way"].tolist()]
-        ends = np.cumsum(state["batches"]).tolist()
-        waiting.extend(
-            rows[end - size : end] for end, size in zip(ends, state["batches"], strict=True)
-        )
+        waiting.extend(_taken_up(controller, unpack(saved)))
     flight: dict[int, list[Row]] = {}  # batches under way, in the order in which they were begun
     ended: dict[int, list[Outcome]] = {}  # those that have to wait for one before them
 
@@ -131,6 +125,23 @@ def search(
         if on_batch is not None:
             on_batch(Progress(len(statuses), evaluations, results))
     return len(statuses)
+
+
+def _taken_up(controller: Controller, state: Any) -> list[list[Row]]:
+    """Gives the controller its state back; the batches that were under way. ValueError where it is
+    not such a state."""
+    try:
+        controller.load_state_dict(state["controller"])
+        rows = [tuple(row) for row in state["under_way"].tolist()]
+        sizes = state["batches"].tolist()
+    except (KeyError, TypeError, AttributeError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            "the search was begun by another version or controller, and cannot go on from what it "
+            f"kept ({said}); its candidates can still be read"
+        ) from None
+    ends = np.cumsum(sizes).tolist()
+    return [rows[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def _hopeless(statuses: Sequence[str]) -> bool:

@@ -72,7 +72,7 @@ OPTIONS = {
         ["'1MFLOPs,9kparams'", "18.5k to 70.8k parameters"],
     ),
     "flops per mac": ({"flops_per_mac": 3}, ["flops_per_mac is 3", "1 or 2"]),
-    "controller": ({"controller": "genetic"}, ["'genetic'", "evolution, reinforce, random"]),
+    "controller": ({"controller": "genetic"}, ["'genetic'", "predictor, evolution, nsga2"]),
     "mutation": ({"mutation": "early"}, ["--mutation", "'early'", "uniform", "late"]),
     "mutation of another": (
         {"mutation": "late", "controller": "random"},
@@ -302,7 +302,7 @@ CHANGES = {
     "steps": (["--steps", 7], ["steps is 7", "6"]),
     "budget": (["--budget", "2MFLOPs"], ["budget is '2MFLOPs'", "'1MFLOPs'"]),
     "seed": (["--seed", 1], ["seed is 1", "0"]),
-    "controller": (["--controller", "random"], ["controller is 'random'", "'evolution'"]),
+    "controller": (["--controller", "random"], ["controller is 'random'", "'auto'"]),
     "mutation": (["--mutation", "late"], ["mutation is 'late'", "'uniform'"]),
     "name": (["--name", "other"], ["--name", "--resume"]),
     "config": (["--config", "x.yaml"], ["--config", "--resume"]),

@@ -15,6 +15,7 @@ from search.interfaces import Outcome
 from search.loop import search
 from search.networks import Networks
 from search.runner import local_runner
+from search.state import pack
 
 SMALL = {
     "evolution": {"population": 10, "tournament": 4},
@@ -344,3 +345,10 @@ def test_workers_come_and_go(wide, target):
 def test_in_flight_out_of_range(wide, target):
     with pytest.raises(ValueError, match="in_flight is 0"):
         run(wide, target(wide), Memory(), in_flight=0)
+
+
+def test_a_state_of_another_version_is_said_in_a_line(wide, target):
+    log = Memory()
+    log.saved = pack({"rng": 1})
+    with pytest.raises(ValueError, match="begun by another version"):
+        run(wide, target(wide), log)
