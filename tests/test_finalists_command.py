@@ -40,7 +40,7 @@ SMALL = ("--networks", 5, "--random", 2, "--steps", 18, "--grace", 2, "--workers
 @pytest.fixture(scope="module")
 def finished(shared_runs):
     """A run of its own, which every test copies."""
-    ended = shared_runs(name="final", evaluations=24, compare=None, limit=120)
+    ended = shared_runs(name="final", controller="evolution", evaluations=24, limit=120)
     assert ended.code == 0, ended.err
     return ended.folder
 

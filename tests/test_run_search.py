@@ -53,6 +53,7 @@ def test_a_run_leaves_a_whole_folder(tiny_run):
         "state/supernet/step-000000006.safetensors",
         "state/supernet.json",
         "state/training.json",
+        "state/random.sqlite",
         "report.html",
         "front.csv",
         *(
@@ -65,6 +66,26 @@ def test_a_run_leaves_a_whole_folder(tiny_run):
     environment = json.loads((tiny_run.folder / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["device"] == "cpu"
+
+
+def test_as_many_random_networks_are_scored_to_compare_with(tiny_run, runs):
+    with Store(tiny_run.folder / "state" / "random.sqlite", readonly=True) as store:
+        by_chance = store.rows()
+    assert len(by_chance) == 12
+    assert {row.origin for row in by_chance} == {"random"}
+    assert "Against random search" in (tiny_run.folder / "report.html").read_text()
+    for name, settings in (("alone", {"no_compare": True}), ("chance", {"controller": "random"})):
+        ended = runs(name=name, **settings)
+        assert ended.code == 0, ended.err
+        assert not (ended.folder / "state" / "random.sqlite").exists()
+        assert "Against random search" not in (ended.folder / "report.html").read_text()
+
+
+def test_the_default_controller_is_chosen(tiny_run):
+    """The predictor, as there are more networks than evaluations, and not thousands of these."""
+    assert config_of(tiny_run.folder)["controller"] == "auto"
+    with Store(tiny_run.folder / "candidates.sqlite", readonly=True) as store:
+        assert {row.origin for row in store.rows()} == {"predictor"}
 
 
 def test_config_holds_every_setting(tiny_run):
@@ -208,7 +229,7 @@ def test_other_controllers(runs, controller):
 
 
 def test_late_mutation(runs, tiny_run):
-    ended = runs(mutation="late", evaluations=40)
+    ended = runs(controller="evolution", mutation="late", evaluations=40)
     assert ended.code == 0, ended.err
     assert config_of(ended.folder)["mutation"] == "late"
     assert config_of(tiny_run.folder)["mutation"] == "uniform"

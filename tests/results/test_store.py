@@ -37,8 +37,8 @@ def path(tmp_path):
 
 def test_rows_say_what_was_added(path):
     with Store(path) as store:
-        store.append([result(0), result(1)], "evolution", b"one")
-        store.append([result(2)], "random", b"two")
+        store.append([result(0), result(1)], "evolution", lambda: b"one")
+        store.append([result(2)], "random", lambda: b"two")
     with Store(path, readonly=True) as store:
         rows = store.rows()
         assert store.state() == b"two"
@@ -58,7 +58,7 @@ def test_rows_say_what_was_added(path):
 
 def test_other_details_are_kept_too(path):
     with Store(path) as store:
-        store.append([result(1)], "x", b"")
+        store.append([result(1)], "x", lambda: b"")
     kept = sqlite3.connect(path).execute("SELECT details FROM candidates").fetchone()[0]
     assert json.loads(kept) == {"top1": 0.05, "loss": 1.5}
 
@@ -82,16 +82,16 @@ def test_a_new_store_is_empty_and_an_old_one_goes_on(path):
         assert (store.rows(), store.statuses(), store.state()) == ([], [], None)
     for i in range(3):
         with Store(path) as store:
-            store.append([result(i)], "x", bytes([i]))
+            store.append([result(i)], "x", lambda i=i: bytes([i]))
     with Store(path) as store:
         assert [row.order for row in store.rows()] == [0, 1, 2]
 
 
 def test_a_candidate_twice_changes_nothing(path):
     with Store(path) as store:
-        store.append([result(0)], "x", b"before")
+        store.append([result(0)], "x", lambda: b"before")
         with pytest.raises(ValueError, match=r"candidates\.sqlite.*digest"):
-            store.append([result(1), result(0)], "x", b"after")
+            store.append([result(1), result(0)], "x", lambda: b"after")
         assert [row.digest for row in store.rows()] == [GENOMES[0].digest]
         assert store.state() == b"before"
 
@@ -100,9 +100,9 @@ def test_candidates_and_state_come_together_or_not_at_all(path):
     """An interrupt between any two statements of the transaction leaves what was before."""
     seen = []
     with Store(path) as store:
-        store.append([result(0)], "x", b"before")
+        store.append([result(0)], "x", lambda: b"before")
         store._database.set_trace_callback(seen.append)
-        store.append([result(1), result(2)], "x", b"between")
+        store.append([result(1), result(2)], "x", lambda: b"between")
         store._database.set_trace_callback(None)
         assert len(seen) >= 5
     for stop in range(len(seen)):
@@ -115,7 +115,7 @@ def test_candidates_and_state_come_together_or_not_at_all(path):
         with Store(path) as store:
             store._database.set_progress_handler(interrupt, 5)
             with pytest.raises(OSError, match="interrupted"):
-                store.append([result(3 + stop)], "x", b"after")
+                store.append([result(3 + stop)], "x", lambda: b"after")
             store._database.set_progress_handler(None, 0)
             assert len(store.rows()) == 3
             assert store.state() == b"between"
@@ -123,13 +123,13 @@ def test_candidates_and_state_come_together_or_not_at_all(path):
 
 def test_readable_while_a_search_writes(path):
     with Store(path) as writer, Store(path, readonly=True) as reader:
-        writer.append([result(0)], "x", b"")
+        writer.append([result(0)], "x", lambda: b"")
         assert len(reader.rows()) == 1
         writer._database.execute("BEGIN IMMEDIATE")
         writer._database.execute("DELETE FROM candidates")
         assert len(reader.rows()) == 1  # what is not committed is not there
         writer._database.execute("ROLLBACK")
-        writer.append([result(1)], "x", b"")
+        writer.append([result(1)], "x", lambda: b"")
         assert len(reader.rows()) == 2
 
 
@@ -139,13 +139,13 @@ def test_a_reader_writes_nothing(path):
     with Store(path, readonly=True) as reader:
         reader.rows()
         with pytest.raises(OSError, match="readonly"):
-            reader.append([result(0)], "x", b"")
+            reader.append([result(0)], "x", lambda: b"")
     assert path.read_bytes() == before
 
 
 def test_a_copy_of_the_file_is_whole(path, tmp_path):
     with Store(path) as store:
-        store.append([result(0), result(1)], "x", b"state")
+        store.append([result(0), result(1)], "x", lambda: b"state")
         assert [file.name for file in tmp_path.iterdir()] == [path.name]
         shutil.copy(path, tmp_path / "copy.sqlite")
         with Store(tmp_path / "copy.sqlite") as copy:
@@ -155,7 +155,7 @@ def test_a_copy_of_the_file_is_whole(path, tmp_path):
 
 def test_a_full_disk(path):
     with Store(path) as store:
-        store.append([result(0)], "x", b"small")
+        store.append([result(0)], "x", lambda: b"small")
         pages = store._database.execute("PRAGMA page_count").fetchone()[0]
         store._database.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(OSError, match=r"candidates\.sqlite: database or disk is full"):
@@ -208,6 +208,6 @@ def test_places_where_nothing_can_be(path, tmp_path):
 def test_paths_with_odd_characters(tmp_path):
     path = tmp_path / "100% done? #1 ü.sqlite"
     with Store(path) as store:
-        store.append([replace(result(0), details={"top1": 0.5})], "x", b"")
+        store.append([replace(result(0), details={"top1": 0.5})], "x", lambda: b"")
     assert path.is_file()
     assert Store(path, readonly=True).rows()[0].top1 == 0.5

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.controllers import CONTROLLERS, make_controller
+from search.controllers import CONTROLLERS, choose, make_controller
 from search.problem import Problem, Trial
 from search.proposals import BAND, Proposals
 from search.state import pack, unpack
@@ -615,3 +615,17 @@ def test_unknown_names_and_settings(toy):
 def test_settings_out_of_range(toy, name, setting, value):
     with pytest.raises(ValueError, match=rf"^{setting} is "):
         make_controller(name, toy, 0, **{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "rows", "chosen"),
+    [
+        (320, 10**20, "predictor"),
+        (5000, 6561, "predictor"),
+        (5001, 6561, "evolution"),
+        (320, 321, "predictor"),
+        (320, 320, "random"),
+    ],
+)
+def test_auto(evaluations, rows, chosen):
+    assert choose(evaluations, rows) == chosen
