@@ -159,7 +159,7 @@ def test_a_full_disk(path):
         pages = store._database.execute("PRAGMA page_count").fetchone()[0]
         store._database.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(OSError, match=r"candidates\.sqlite: database or disk is full"):
-            store.append([result(1)], "x", bytes(1_000_000))
+            store.append([result(1)], "x", lambda: bytes(1_000_000))
         assert len(store.rows()) == 1
         assert store.state() == b"small"
 
