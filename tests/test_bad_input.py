@@ -83,6 +83,13 @@ OPTIONS = {
     "seed": ({"seed": -1}, ["seed is -1", "at least 0"]),
     "steps": ({"steps": 0}, ["steps is 0", "at least 1"]),
     "workers": ({"workers": 0}, ["workers is 0", "at least 1"]),
+    "workers for whom there is no memory": (
+        {"workers": 100_000},
+        ["workers is 100000", "GiB of memory are free", "at most"],
+    ),
+    "in flight": ({"in_flight": 0}, ["in_flight is 0", "at least 1"]),
+    "gpus": ({"gpus_per_worker": -1}, ["gpus_per_worker is -1", "0.25"]),
+    "sampler": ({"controller": "optuna:grid"}, ["'optuna:grid'", "optuna:tpe"]),
     "threads": ({"threads": -1}, ["threads is -1", "at least 1"]),
     "exports": ({"exports": 0}, ["exports is 0", "at least 1"]),
     "classes": ({"classes": 0}, ["classes is 0", "at least 1"]),
