@@ -40,6 +40,7 @@ _GROWTH = 1.1  # and from there on each time that there are 10 % more
 _PARENTS = 8  # rows whose surroundings are looked at
 _BEYOND = 0.01  # of the range of an objective
 _DIRECTIONS = 16  # in which trials are compared, where there are several objectives
+_JUDGED = 64  # times that candidates are judged in one ask, at most
 _SAMPLES = 16  # of each row's objectives, where there are three or more
 
 
@@ -306,14 +307,18 @@ class _Aim:
 
         for j in range(len(pool), len(codes)):
             believe(j)
-        for _ in range(count):
+        # Where many are asked for at once, some are chosen before the others are judged again.
+        step = -(-count // _JUDGED)
+        while len(chosen) < count:
             worth = self._worth(predictions, known)
             if not self._single and not (worth[~closed] > 0).any():  # an objective is constant
                 worth = np.sum([p.deviation for p in predictions], axis=0)
             worth = np.where(closed, -np.inf, worth)
-            chosen.append(int(np.argmax(worth)))
-            if len(chosen) < count:
-                believe(chosen[-1])
+            best = np.argsort(-worth, kind="stable")[: min(step, count - len(chosen))]
+            for j in best.tolist():
+                chosen.append(j)
+                if len(chosen) < count:
+                    believe(j)
         return chosen
 
     def _worth(self, predictions: Sequence[Prediction], known: Floats) -> Floats:

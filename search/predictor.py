@@ -17,6 +17,7 @@ from search.problem import GrowingRows, Problem, Row, Trial, succeeded
 from search.proposals import BAND, Proposals
 from space.decisions import Codes
 
+_BELIEVED = 128  # rows under way, the newest, for which what is predicted is taken
 _MOST = 1000  # candidates that are looked at in an ask, where rows cannot be listed
 _TRIES = 2  # mutants that are made for each that is wanted, as not all of them fit
 _REPAIRED = 32  # where few fit, so many are moved until they do
@@ -117,7 +118,8 @@ class Predictor:
             np.array(self._values, float).reshape(len(self._values), self._observed),
             np.array(self._fidelity, float),
         )
-        pending = np.array(list(self._pending), np.int64).reshape(len(self._pending), width)
+        believed = list(self._pending)[-_BELIEVED:]
+        pending = np.array(believed, np.int64).reshape(len(believed), width)
         lists = self._listed()
         candidates: Candidates = self._drawn[aim] if lists is None else lists[aim]
         if lists is None:
