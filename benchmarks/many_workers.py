@@ -3,7 +3,7 @@
     python -m benchmarks.many_workers --json benchmarks/results/many_workers-cpu.json
 
 plays searches of `unified` under 4GFLOPs in which an evaluation is a sleep: how long each takes is
-drawn from the recorded times of trainings of proxies alone, 21 s on the average
+drawn from the recorded times of trainings of proxies alone, 50 s on the average
 (`results/trust-unified-cifar10-cpu.json`), and its score is the likeness to a hidden network.
 Nobody really sleeps: time is counted. What the search itself does (asking, telling, writing
 candidates and state into SQLite) takes the time that it takes here, and workers wait for it. `busy`
