@@ -272,7 +272,7 @@ def test_warm_start(runs):
         rows = store.rows()
     count = min(12, len(names))
     assert [row.origin for row in rows[:count]] == [f"preset:{name}" for name in names[:count]]
-    assert {row.origin for row in rows[count:]} <= {"evolution"}
+    assert {row.origin for row in rows[count:]} <= {"predictor"}
     report = (ended.folder / "report.html").read_text()
     assert f"made of the published {names[0]}" in report or f"after {names[0]}" in report
     assert "warm_start: true" in (ended.folder / "config.yaml").read_text()
