@@ -3,9 +3,10 @@
     python -m benchmarks.loop_speed --json benchmarks/results/loop_speed-cpu.json
 
 `free`: evaluations a second of random search on 10^12 rows whose evaluation costs nothing, with a
-log in memory, 1,000 at a time. `suggestion_ms`: milliseconds of a controller for one more row, asked
-for one by one, beside 400 and 10,000 that it knows of and that were drawn at random, on the space
-`unified`; the mean of 40 asks and tells, in which the predictor fits its hyperparameters once.
+log in memory, 1,000 at a time. `suggestion_ms`: milliseconds of a controller for one more row,
+asked for one by one, beside 400 and 10,000 that it knows of and that were drawn at random, on the
+space `unified`; the mean of 40 asks and tells, in which the predictor fits its hyperparameters
+once.
 `workers`: evaluations a second of 50 ms each with one and two workers on Ray, one at a time each;
 the evaluation sleeps, so this is what asking, telling, writing and sending leave of it.
 """
