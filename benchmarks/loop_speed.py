@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ import numpy as np
 from benchmarks.machine import device_name
 from evaluator.interfaces import Score
 from results.store import Store
+from search.compare import InMemory, PlainRows
 from search.controllers import make_controller
-from search.interfaces import Controller, Log, Outcome
+from search.interfaces import Controller
 from search.loop import search
 from search.networks import NetworkProposals, Networks
 from search.problem import Problem, Row, Trial
@@ -65,35 +66,6 @@ def make_sleeping(tensors: Mapping[str, Any]) -> OneByOne:
     return OneByOne(Sleeping())
 
 
-class Rows:
-    """Rows stand for themselves, and a result is what the controller is told."""
-
-    def candidate(self, row: Row) -> Row:
-        return row
-
-    def trial(self, row: Row, outcome: Outcome) -> Trial:
-        return Trial(row, None if outcome.score is None else (outcome.score.score,))
-
-    def result(self, row: Row, outcome: Outcome) -> Trial:
-        return self.trial(row, outcome)
-
-
-class InMemory:
-    """A log that keeps results and no state."""
-
-    def __init__(self) -> None:
-        self.results: list[Trial] = []
-
-    def append(self, results: Sequence[Trial], origin: str, state: Any) -> None:
-        self.results += results
-
-    def statuses(self) -> list[str]:
-        return ["ok"] * len(self.results)
-
-    def state(self) -> bytes | None:
-        return None
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--controllers", default="random,evolution,nsga2,predictor,ppo")
@@ -125,13 +97,12 @@ def free(evaluations: int) -> float:
     variables = tuple(Variable(f"v{i}", tuple(range(10))) for i in range(12))
     proposals = Proposals(Problem(PlainDecisions("digits", variables)))
     controller = make_controller("random", proposals, 0)
-    log: Log = InMemory()
     begun = time.perf_counter()
     done = search(
         controller,
         local_runner(Free()),
-        log,
-        Rows(),
+        InMemory(),
+        PlainRows(),
         evaluations=evaluations,
         batch=1000,
         origin="random",

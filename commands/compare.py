@@ -23,6 +23,7 @@ from results.console import CommandLine, Console, table
 from results.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from results.run_folder import environment, write_text
 from search.compare import (
+    BEST,
     Game,
     Ground,
     Maker,
@@ -35,7 +36,6 @@ from search.compare import (
     summary,
 )
 from search.proposals import Proposals
-from search.tables import BEST, Reading, read_table
 
 WRITE_EVERY_SECONDS = 2.0
 COLUMNS = 6  # points that a table in the terminal has room for
@@ -103,6 +103,8 @@ def table_setting(options: argparse.Namespace) -> Setting:
     for name in ("table", "genes", "objective"):
         if getattr(options, name) is None:
             raise ValueError(f"--{name} is missing: a table needs --table, --genes and --objective")
+    from search.tables import Reading, read_table  # pandas takes its time, and few need it
+
     second = options.second
     column = second and (second.rpartition(":")[0] or second)
     if options.known is not None and options.known not in ("", column):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -89,6 +90,20 @@ class Asking:
         """
         found = self.first(count)
         return found if len(found) == count else found + self._ask(rng, count - len(found), propose)
+
+    def ask_after(
+        self, rng: Generator, count: int, random: int, propose: Callable[[Ranges, int], Codes]
+    ) -> list[Row]:
+        """As `ask`, but `random` rows come first that are drawn at random. `propose` also gets how
+        often it was called before in this ask."""
+        begun = min(count, random)
+        rows: list[Row] = []
+        if begun:
+            rows = self.ask(rng, begun, lambda ranges: fresh(self._proposals, rng, ranges))
+        if begun < count:
+            calls = itertools.count()
+            rows += self.ask(rng, count - begun, lambda ranges: propose(ranges, next(calls)))
+        return rows
 
     def first(self, count: int) -> list[Row]:
         """Up to `count` of the rows that were given to begin with."""

@@ -42,6 +42,7 @@ from search.loop import search
 from search.problem import Problem, Row, Trial
 from search.proposals import Proposals
 
+BEST = 0.001  # of all that is feasible: "one of the best"
 CURVE = 40  # points of a curve
 _FRUITLESS = 100  # asks in a row that bring nothing new end a search
 _NAME = re.compile(r"\s*([^(),]+?)\s*(?:\(([^()]*)\))?\s*(?:,|$)")
@@ -256,7 +257,7 @@ class _Now:
         pass
 
 
-class _Rows:
+class PlainRows:
     """Rows as the loop takes them; what it writes down of one is its trial."""
 
     def candidate(self, row: Row) -> Row:
@@ -271,7 +272,7 @@ class _Rows:
         return self.trial(row, outcome)
 
 
-class _InMemory:
+class InMemory:
     """A log that keeps results and no state: a game that was stopped is played again."""
 
     def __init__(self) -> None:
@@ -295,12 +296,12 @@ def play(ground: Ground, proposals: Proposals, make: Maker, seed: int, plan: Pla
         )
     problem = ground.problem
     controller = _Counted(make(proposals, seed), problem.key)
-    log = _InMemory()
+    log = InMemory()
     search(
         controller,
         _Now(ground),
         log,
-        _Rows(),
+        PlainRows(),
         evaluations=plan.evaluations - plan.confirm,
         batch=plan.batch,
         origin="",

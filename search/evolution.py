@@ -74,27 +74,15 @@ class RegularizedEvolution:
 
     def ask(self, count: int) -> list[Row]:
         """The first `initial` rows are those of a random search."""
-        first = min(count, max(0, self._initial - self._asked))
-        rows = self._asking.ask(self._rng, first, self._fresh) if first else []
-        if first < count:
-            self._child_asks += 1
-            attempts = 0
-
-            def children(ranges: Ranges) -> Codes:
-                nonlocal attempts
-                attempts += 1
-                return self._children(ranges, 1 + attempts // 2)
-
-            rows += self._asking.ask(self._rng, count - first, children)
+        random = max(0, self._initial - self._asked)
         self._asked += count
-        return rows
+        self._child_asks += random < count
+        return self._asking.ask_after(self._rng, count, random, self._children)
 
-    def _fresh(self, ranges: Ranges) -> Codes:
-        return fresh(self._proposals, self._rng, ranges)
-
-    def _children(self, ranges: Ranges, mutations: int) -> Codes:
+    def _children(self, ranges: Ranges, calls: int) -> Codes:
+        """A child for each range; what was no news is mutated further with each second call."""
         if not len(self._members):
-            return self._fresh(ranges)
+            return fresh(self._proposals, self._rng, ranges)
         low, high = ranges.T
         weights = self._members.weights(self._rng, len(ranges))
         mothers, fathers = (
@@ -107,7 +95,7 @@ class RegularizedEvolution:
             mothers, fathers, self._rng, one_point=late
         )
         rows = np.where(crossed[:, None], children, mothers)
-        for _ in range(mutations):
+        for _ in range(1 + (calls + 1) // 2):
             rows = self._proposals.mutate(rows, self._rng, low, high, late=late)
         return rows
 

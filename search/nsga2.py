@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from search.proposals import Proposals
 from search.records import Records
 from space.decisions import Codes
 
-ALT = int(os.environ.get("ALT", 0))
 CROSSOVERS = ("uniform", "one-point")  # the default first
 
 
@@ -139,26 +137,14 @@ class NSGA2:
 
     def ask(self, count: int) -> list[Row]:
         """The first `initial` rows are those of a random search."""
-        first = min(count, max(0, self._initial - self._asked))
-        rows = self._asking.ask(self._rng, first, self._fresh) if first else []
-        if first < count:
-            attempts = 0
-
-            def children(ranges: Ranges) -> Codes:
-                nonlocal attempts
-                attempts += 1
-                return self._children(ranges, 1 + attempts // 2)
-
-            rows += self._asking.ask(self._rng, count - first, children)
+        random = max(0, self._initial - self._asked)
         self._asked += count
-        return rows
+        return self._asking.ask_after(self._rng, count, random, self._children)
 
-    def _fresh(self, ranges: Ranges) -> Codes:
-        return fresh(self._proposals, self._rng, ranges)
-
-    def _children(self, ranges: Ranges, mutations: int) -> Codes:
+    def _children(self, ranges: Ranges, calls: int) -> Codes:
+        """A child for each range; what was no news is mutated further with each second call."""
         if not len(self._members):
-            return self._fresh(ranges)
+            return fresh(self._proposals, self._rng, ranges)
         low, high = ranges.T
         mothers, fathers = (
             self._records.rows[[self._winner(*place) for place in ranges]] for _ in range(2)
@@ -168,7 +154,7 @@ class NSGA2:
             mothers, fathers, self._rng, one_point=self._one_point
         )
         rows = np.where(crossed[:, None], children, mothers)
-        for _ in range(mutations):
+        for _ in range(1 + (calls + 1) // 2):
             rows = self._proposals.mutate(rows, self._rng, low, high)
         return rows
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search.asking import Asking, Ranges, fresh
+from search.asking import Asking, Ranges
 from search.policies import FactorisedPolicy, Policy, make_policy, one_thread
 from search.problem import Floats, Row, Trial
 from search.proposals import Proposals
@@ -103,22 +103,9 @@ class PolicySearch:
 
     def ask(self, count: int) -> list[Row]:
         """The first `initial` rows are those of a random search."""
-        begun = min(count, max(0, self._initial - self._asked))
-        rows = self._asking.ask(self._rng, begun, self._fresh) if begun else []
-        if begun < count:
-            calls = 0
-
-            def propose(ranges: Ranges) -> Codes:
-                nonlocal calls
-                calls += 1
-                return self._propose(ranges, calls - 1)
-
-            rows += self._asking.ask(self._rng, count - begun, propose)
+        random = max(0, self._initial - self._asked)
         self._asked += count
-        return rows
-
-    def _fresh(self, ranges: Ranges) -> Codes:
-        return fresh(self._proposals, self._rng, ranges)
+        return self._asking.ask_after(self._rng, count, random, self._propose)
 
     def _propose(self, ranges: Ranges, mutations: int) -> Codes:
         """A row of the policy for each range, with as many mutations where that was no news."""

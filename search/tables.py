@@ -20,12 +20,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.acquisition import hypervolume
-from search.compare import Truth
+from search.compare import BEST, Truth
 from search.problem import Problem, Row
 from space.decisions import Codes, PlainDecisions, Variable
 
 DIGITS = ":digits"  # behind the name of a column whose values are strings with a gene a digit
-BEST = 0.001  # of all that is feasible: "one of the best"
 _MISSING = frozenset(("", "nan", "na", "n/a", "null", "none", "-"))
 _RARE = 0.01  # where a smaller share of a complete table is feasible, its rows are listed
 _LIMIT = re.compile(r"\s*(.+?)\s*(<=|>=)\s*(.+?)\s*")
