@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ def check_least(options: argparse.Namespace, least: Mapping[str, int]) -> None:
         value = getattr(options, name)
         if value is not None and value < smallest:
             raise ValueError(f"{name} is {value}, but must be at least {smallest}")
+
+
+def command_line(command: str, options: argparse.Namespace, names: Sequence[str]) -> str:
+    """The command on the run of `options`, with those of `names` that were given."""
+    words = ["python", "run_search.py", command, str(options.run)]
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)
 
 
 def open_folder(path: Path, device: str | None) -> tuple[RunFolder, Settings, Job]:

@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import shlex
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from commands.alone import (
     Unfit,
     alone_trainer,
     check_least,
+    command_line,
     held_out,
     look,
     open_folder,
@@ -122,12 +122,9 @@ def check(options: argparse.Namespace) -> None:
 
 def command_of(options: argparse.Namespace, *more: str) -> str:
     """The command line that does the same; where it runs is in `more` options only."""
-    words = ["python", "run_search.py", "finalists", str(options.run)]
-    for name in ("networks", "random", "steps", "reduction", "grace", "seed", *more):
-        value = getattr(options, name)
-        if value is not None:
-            words += [f"--{name}", str(value)]
-    return shlex.join(words)
+    return command_line(
+        "finalists", options, ("networks", "random", "steps", "reduction", "grace", "seed", *more)
+    )
 
 
 # ---- the run

@@ -12,7 +12,6 @@ import copy
 import dataclasses
 import json
 import math
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from commands.alone import (
     Unfit,
     alone_trainer,
     check_least,
+    command_line,
     held_out,
     look,
     open_folder,
@@ -147,12 +147,7 @@ def make(run: OpenRun, options: argparse.Namespace, console: Console) -> Card:
 def command_of(options: argparse.Namespace, *more: str) -> str:
     """The command line that gives the same card; where it runs is of no account, so that is in
     `more` options only."""
-    words = ["python", "run_search.py", "trust", str(options.run)]
-    for name in ("networks", "steps", "repeats", "seed", *more):
-        value = getattr(options, name)
-        if value is not None:
-            words += [f"--{name}", str(value)]
-    return shlex.join(words)
+    return command_line("trust", options, ("networks", "steps", "repeats", "seed", *more))
 
 
 # ---- the run
