@@ -1,0 +1,71 @@
+"""Devices that networks are timed on: one runtime a file.
+
+A runtime makes a network ready for one input, and a runner times passes of it: the whole, or part
+by part inside one pass, so that each part has its neighbours, cold caches and fusions as it has
+them in use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from torch import nn
+
+from space.device import Device
+
+
+class Runner(Protocol):
+    """One network, ready to run."""
+
+    def time(self) -> float:
+        """Milliseconds of one pass."""
+        ...
+
+    def time_parts(self) -> list[float]:
+        """Milliseconds that each part takes in one pass, in the order of `parts_of`. Their sum may
+        be more than that of `time`: looking costs something."""
+        ...
+
+
+class Runtime(Protocol):
+    """A device with everything that decides how fast it is."""
+
+    device: Device
+
+    def prepare(self, network: nn.Module, shape: tuple[int, int, int, int]) -> Runner:
+        """The network in evaluation mode for inputs of `shape`, warmed up. ValueError where it
+        cannot run there."""
+        ...
+
+    def environment(self) -> Mapping[str, Any]:
+        """What timings depend on beside the network: device, driver, versions of libraries,
+        threads. Two profiles may be compared where these are equal."""
+        ...
+
+
+def parts_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a built or exported network by their paths, in the order of `Genome.parts`."""
+    yield "stem", network.get_submodule("stem")
+    for i, stage in enumerate(network.get_submodule("stages").children()):
+        downsample = stage.get_submodule("downsample")
+        if not isinstance(downsample, nn.Identity):
+            yield f"stages.{i}.downsample", downsample
+        for j, block in enumerate(stage.get_submodule("blocks").children()):
+            yield f"stages.{i}.blocks.{j}", block
+    yield "head", network.get_submodule("head")
+
+
+def make_runtime(device: Device) -> Runtime:
+    """The device, if it is at hand; ValueError where it is not. Libraries are imported here, for
+    each runtime those that it needs."""
+    modules = {"cpu": "torch_cpu", "cuda": "torch_cuda", "onnxruntime-cpu": "onnxruntime_cpu"}
+    if device.runtime not in modules:
+        raise ValueError(
+            f"{device.name!r} was measured elsewhere, and cannot be measured here; this machine "
+            f"can measure {', '.join(modules)}"
+        )
+    module = importlib.import_module(f"evaluator.runtimes.{modules[device.runtime]}")
+    runtime: Runtime = module.make(device)
+    return runtime
