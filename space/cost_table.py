@@ -1,23 +1,21 @@
 """The cost of many networks of one space at once.
 
-A network's cost is a sum over its parts, and a part's cost depends on its genes, the widths around
-it and the resolution only. So each slot of a space gets a small table, filled from the parts' own
-closed forms, and the cost of 100,000 rows is a few array look-ups per slot.
+A network's cost is a sum over its parts. So each slot of a space gets a small table, filled from
+the parts' own closed forms, and the cost of 100,000 rows is a few array look-ups per slot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from space.cost import Cost
 from space.decisions import Codes
-from space.genes import Part, Site
-from space.search_space import Choice, Option, Slot, Space, StageSlot
+from space.part_list import PartList, SlotPlaces, StagePlaces, codes_of
+from space.search_space import Choice, Space, StageSlot
 
 COSTS = tuple(field.name for field in fields(Cost))
 
@@ -90,52 +88,23 @@ class CostTable:
 
     def __init__(self, space: Space):
         self.space = space
-        self._resolutions = space.resolution.choices
-        self._stem, self._widths, self._stem_width = self._stem_tables(space.stem)
-        self._stages: list[_StageTables] = []
-        side = [r // space.stem_stride for r in self._resolutions]
-        widths = self._widths
-        for slot in space.stages:
-            below = [s // slot.stride for s in side]
-            self._stages.append(_stage_tables(slot, side, below, widths))
-            side, widths = below, slot.channels.choices
-        self._head = _slot_table(
-            space.head,
-            [[Site(width, space.classes, s, s) for width in widths] for s in side],
-        )
-
-    def _stem_tables(self, slot: Slot) -> tuple[_SlotTable, tuple[int, ...], list[Codes]]:
-        """The stem's costs, the widths it can have, and which one each of its settings has."""
-        space = self.space
-
-        def site(part: Part, resolution: int) -> Site:
-            width: int = part.channels  # type: ignore[attr-defined]
-            return Site(space.in_channels, width, resolution, resolution, space.stem_stride)
-
-        kinds, parts_of = [], []
-        for code, option in enumerate(slot.options.values()):
-            parts, shape, genes = _parts(slot, option)
-            costs = [[_row(part.cost(site(part, r))) for part in parts] for r in self._resolutions]
-            table = np.array(costs, np.int64).reshape(len(costs), *shape, len(COSTS))
-            kinds.append(_KindTable(code, genes, table))
-            parts_of.append((shape, parts))
-        widths = tuple(sorted({p.channels for _, parts in parts_of for p in parts}))  # type: ignore[attr-defined]
-        places = [
-            np.array([widths.index(p.channels) for p in parts], np.int64).reshape(shape)  # type: ignore[attr-defined]
-            for shape, parts in parts_of
-        ]
-        return _SlotTable(slot.kind.index, tuple(kinds)), widths, places
+        places = PartList(space)
+        costs = np.array([_row(part.cost()) for part in places.parts], np.int64)
+        self._places = places
+        self._stem = _slot_table(places.stem, costs)
+        self._stages = [_stage_tables(stage, costs) for stage in places.stages]
+        self._head = _slot_table(places.head, costs)
 
     def costs(self, codes: Codes) -> NDArray[np.int64]:
         """(B, 4): MACs, parameters, activations and bytes moved of each row, as in `COSTS`."""
         space, total = self.space, np.zeros((len(codes), len(COSTS)), np.int64)
-        resolution = _codes(space.resolution, codes)
+        resolution = codes_of(space.resolution, codes)
         self._stem.add(total, codes, (resolution,), 1)
-        width = self._stem_widths(codes)
+        width = self._places.width_behind_stem(codes)
         for stage in self._stages:
-            out, slot = _codes(stage.slot.channels, codes), stage.slot
+            out, slot = codes_of(stage.slot.channels, codes), stage.slot
             door = (resolution, width, out)
-            depth = np.array(slot.depth.choices, np.int64)[_codes(slot.depth, codes)]
+            depth = np.array(slot.depth.choices, np.int64)[codes_of(slot.depth, codes)]
             if stage.downsample is not None:
                 stage.downsample.add(total, codes, door, 1)
             if stage.first:
@@ -154,15 +123,6 @@ class CostTable:
         """One cost of each row, (B,): `macs`, `params`, `activations` or `bytes_moved`."""
         return self.costs(codes)[:, COSTS.index(name)]
 
-    def _stem_widths(self, codes: Codes) -> Codes:
-        width = np.zeros(len(codes), np.int64)
-        for table, places in zip(self._stem.kinds, self._stem_width, strict=True):
-            rows: NDArray[np.int64] | slice = slice(None)
-            if self._stem.kind_index is not None:
-                rows = np.flatnonzero(codes[:, self._stem.kind_index] == table.kind_code)
-            width[rows] = places[tuple(codes[rows, v] for v in table.genes)]
-        return width
-
     def extreme(self, name: str, *, largest: bool) -> Codes:
         """The row of the least or most `name` in the whole space, exactly.
 
@@ -177,8 +137,8 @@ class CostTable:
             choices.append(pick(cost, axis=2))
             ahead = np.take_along_axis(cost, choices[-1][..., None], 2)[..., 0]
         best: tuple[int, Codes] | None = None
-        for r in range(len(self._resolutions)):
-            for table, places in zip(self._stem.kinds, self._stem_width, strict=True):
+        for r in range(len(self.space.resolution.choices)):
+            for table, places in zip(self._stem.kinds, self._places.stem_width, strict=True):
                 totals = table.costs[r][..., column] + ahead[r][places]
                 place = np.unravel_index(int(pick(totals)), totals.shape)
                 value = int(totals[place])
@@ -200,10 +160,6 @@ class CostTable:
         return row
 
 
-def _codes(choice: Choice, codes: Codes) -> Codes:
-    return np.zeros(len(codes), np.int64) if choice.index is None else codes[:, choice.index]
-
-
 def _write(choice: Choice, row: Codes, code: int) -> None:
     if choice.index is not None:
         row[choice.index] = code
@@ -213,40 +169,18 @@ def _row(cost: Cost) -> tuple[int, ...]:
     return tuple(getattr(cost, name) for name in COSTS)
 
 
-def _parts(slot: Slot, option: Option) -> tuple[list[Part], tuple[int, ...], tuple[int, ...]]:
-    """Every setting of an option of `slot`, the shape of their grid and the variables behind it."""
-    parts = [slot.make(option.part, values) for values in option.settings()]
-    deciding = [gene for gene in option.genes.values() if gene.index is not None]
-    shape = tuple(len(gene.choices) for gene in deciding)
-    return parts, shape, tuple(gene.index for gene in deciding if gene.index is not None)
+def _slot_table(places: SlotPlaces, costs: NDArray[np.int64]) -> _SlotTable:
+    kinds = [_KindTable(kind.code, kind.genes, costs[kind.numbers]) for kind in places.kinds]
+    return _SlotTable(places.kind_index, tuple(kinds))
 
 
-def _slot_table(slot: Slot, sites: Sequence[Any]) -> _SlotTable:
-    """`sites`: nested lists of Site, one level per context axis."""
-    grid = np.array(sites, object)
-    flat: list[Site] = grid.ravel().tolist()
-    kinds = []
-    for code, option in enumerate(slot.options.values()):
-        parts, shape, genes = _parts(slot, option)
-        costs = [[_row(part.cost(site)) for part in parts] for site in flat]
-        table = np.array(costs, np.int64).reshape(*grid.shape, *shape, len(COSTS))
-        kinds.append(_KindTable(code, genes, table))
-    return _SlotTable(slot.kind.index, tuple(kinds))
-
-
-def _stage_tables(
-    slot: StageSlot, side: Sequence[int], below: Sequence[int], widths: Sequence[int]
-) -> _StageTables:
-    outs = slot.channels.choices
-    door = [
-        [[Site(width, out, s, s, slot.stride) for out in outs] for width in widths] for s in side
-    ]
-    inside = [[Site(out, out, s, s) for out in outs] for s in below]
-    blocks = [_slot_table(block, inside) for block in slot.blocks]
-    if slot.downsample is not None:
-        return _StageTables(slot, _slot_table(slot.downsample, door), (), tuple(blocks))
-    first = _slot_table(slot.blocks[0], door)
-    return _StageTables(slot, None, (first,), tuple(blocks if len(blocks) == 1 else blocks[1:]))
+def _stage_tables(places: StagePlaces, costs: NDArray[np.int64]) -> _StageTables:
+    return _StageTables(
+        places.slot,
+        None if places.downsample is None else _slot_table(places.downsample, costs),
+        tuple(_slot_table(slot, costs) for slot in places.first),
+        tuple(_slot_table(slot, costs) for slot in places.rest),
+    )
 
 
 def _times(table: _SlotTable, times: int, first: _SlotTable | None = None) -> _SlotTable:

@@ -71,7 +71,8 @@ class Device:
                 )
             if option == "threads" and self.runtime == "cuda":
                 raise ValueError(f"device {text!r}: a GPU has no threads to choose")
-            return replace(self, **{option: int(value)})
+            count = int(value)
+            return replace(self, batch=count) if option == "batch" else replace(self, threads=count)
         if option == "dtype":
             if value not in DTYPES:
                 raise ValueError(
