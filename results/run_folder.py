@@ -21,6 +21,7 @@ import yaml
 from results.history import Row
 from results.pareto import front
 from results.store import FILE as DATABASE
+from space.machine import processor
 
 FRONT_COLUMNS = ("name", "hash", "score", "macs", "params", "resolution", "top1", "best")
 _PACKAGES = ("torch", "numpy", "ray", "optuna", "pandas", "safetensors", "triton")
@@ -139,20 +140,12 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "device": device,
         "commit": _commit(),
         "command": " ".join(sys.argv),
     }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import nn
 
 from space.device import Device
+from space.genome import Genome
 
 
 class Runner(Protocol):
@@ -33,6 +35,15 @@ class Runtime(Protocol):
     """A device with everything that decides how fast it is."""
 
     device: Device
+
+    def held(self) -> AbstractContextManager[None]:
+        """Inside, the process has the threads and cores that the device says; runners are made and
+        time passes there."""
+        ...
+
+    def fresh(self, genome: Genome) -> nn.Module:
+        """The network of `genome` with any weights, where it is quickest to make."""
+        ...
 
     def prepare(self, network: nn.Module, shape: tuple[int, int, int, int]) -> Runner:
         """The network in evaluation mode for inputs of `shape`, warmed up. ValueError where it

@@ -1,0 +1,171 @@
+"""Measures a device: which networks of a space, and how, until enough is known of it.
+
+Each part of the space should be seen several times, in the company that it has in networks. So
+networks are chosen that have what was seen least; every third is drawn uniformly, as what tells how
+good predictions are. Each stands between two turns of the anchor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluator.interleaved import CALM, SLOWER, TooNoisy, level_of, quartiles, take_turn
+from evaluator.latency_profile import Measured, Profile, check_environment, read_profile
+from evaluator.runtimes import Runner, Runtime
+from space.genome import Genome
+from space.part_list import NONE, PartList
+from space.search_space import Space
+
+SEEN = 3  # times that each part should have been measured
+UNIFORM = 3  # every so manieth network is drawn uniformly
+PASSES = 4  # of a network as a whole, and as many part by part
+POOL = 256  # rows that the next network is chosen from
+RETRIES = 3
+SAVE_EVERY = 10.0  # seconds
+
+
+def profile_device(
+    space: Space,
+    runtime: Runtime,
+    path: Path,
+    *,
+    minutes: float,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Profile:
+    """Measures networks of `space` until each part was seen `SEEN` times or the time is over, and
+    writes the profile to `path`, which it goes on with if it is there and not finished.
+
+    ValueError where the file is of another device, space or version; TooNoisy where the machine is
+    too restless.
+    """
+    environment = dict(runtime.environment())
+    anchor = anchor_of(space)
+    profile = Profile(runtime.device, environment, space.name, anchor, ())
+    if path.is_file():
+        profile = read_profile(path)
+        check_environment(profile, environment, path)
+        if profile.finished:
+            return profile
+    until = time.monotonic() + 60 * minutes
+    saved = time.monotonic()
+    design = Design(space, seed)
+    for network in profile.networks:
+        design.see(network.genome)
+    found = list(profile.networks)
+    with runtime.held():
+        bench = Bench(runtime, anchor)
+        while not design.enough and time.monotonic() < until:
+            genome = design.next(len(found))
+            found.append(bench.measure(genome))
+            design.see(genome)
+            progress(*design.progress)
+            if time.monotonic() - saved > SAVE_EVERY:
+                dataclasses.replace(profile, networks=tuple(found)).save(path)
+                saved = time.monotonic()
+    profile = dataclasses.replace(profile, networks=tuple(found), finished=True)
+    profile.save(path)
+    return profile
+
+
+def anchor_of(space: Space) -> Genome:
+    """The network that all others are compared with: a usual one of the space, always the same."""
+    rows = space.sample_codes(np.random.default_rng(0), 33)
+    genomes = [space.decode(row) for row in rows]
+    return sorted(genomes, key=lambda genome: genome.cost().macs)[len(genomes) // 2]
+
+
+class Design:
+    """Which networks are measured: a sequence that depends on the seed and on what was seen."""
+
+    def __init__(self, space: Space, seed: int):
+        self._space, self._places, self._seed = space, PartList(space), seed
+        self._seen = np.zeros(len(self._places.parts), np.int64)
+
+    def see(self, genome: Genome) -> None:
+        numbers = self._places.of(self._space.encode(genome)[None])[0]
+        np.add.at(self._seen, numbers[numbers != NONE], 1)
+
+    @property
+    def enough(self) -> bool:
+        return bool(self._seen.min() >= SEEN)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many of the sightings that are wanted there have been, and how many are wanted."""
+        return int(np.minimum(self._seen, SEEN).sum()), SEEN * len(self._seen)
+
+    def next(self, number: int) -> Genome:
+        rng = np.random.default_rng([self._seed, number])
+        rows = self._space.sample_codes(rng, POOL)
+        if number % UNIFORM == 0:
+            return self._space.decode(rows[0])
+        return self._space.decode(rows[int(np.argmax(self._news(self._places.of(rows))))])
+
+    def _news(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How much each network would show that was seen little, (B,)."""
+        worth = np.append(np.where(self._seen < SEEN, 1.0 / (1 + self._seen), 0.0), 0.0)
+        ordered = np.sort(numbers, axis=1)
+        again = np.zeros(ordered.shape, bool)
+        again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+        return np.where(again, 0.0, worth[ordered]).sum(axis=1)
+
+
+class Bench:
+    """Measures networks one after the other, each between two turns of the anchor."""
+
+    def __init__(self, runtime: Runtime, anchor: Genome):
+        self._runtime = runtime
+        self._anchor = runtime.prepare(runtime.fresh(anchor), self._shape(anchor))
+        self._levels: list[float] = []
+        self._last = self._look()
+
+    def measure(self, genome: Genome) -> Measured:
+        """TooNoisy where the machine does not hold still for long enough."""
+        runner = self._runtime.prepare(self._runtime.fresh(genome), self._shape(genome))
+        reason = ""
+        for _ in range(RETRIES):
+            whole = take_turn(runner.time, PASSES)
+            parts = _parts(runner)
+            behind = self._look()
+            before, self._last = self._last, behind
+            low, middle, high = quartiles(whole)
+            if abs(behind - before) > CALM * min(behind, before):
+                reason = f"the anchor network took {before:.3g} ms and then {behind:.3g}"
+            elif high - low > CALM * middle:
+                reason = f"a network took {low:.3g} to {high:.3g} ms (quartiles)"
+            elif behind > SLOWER * level_of(self._levels):
+                reason = (
+                    f"the anchor network takes {behind:.3g} ms, and took "
+                    f"{level_of(self._levels):.3g} before"
+                )
+            else:
+                around = (before + behind) / 2
+                return Measured(genome, middle, low, high, parts, around)
+        raise TooNoisy(
+            f"{reason}: the machine is busy with something else, or changes its clock; profile it "
+            "when it is quiet"
+        )
+
+    def _look(self) -> float:
+        level = statistics.median(take_turn(self._anchor.time))
+        self._levels.append(level)
+        return level
+
+    def _shape(self, genome: Genome) -> tuple[int, int, int, int]:
+        side = genome.resolution
+        return self._runtime.device.batch, genome.in_channels, side, side
+
+
+def _parts(runner: Runner) -> tuple[float, ...]:
+    """The median of each part's times."""
+    runner.time_parts()
+    looks = [runner.time_parts() for _ in range(PASSES)]
+    return tuple(statistics.median(times) for times in zip(*looks, strict=True))
