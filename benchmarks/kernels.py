@@ -4,14 +4,17 @@
 
 Each case of `benchmarks/kernel_cases` is first checked, in bfloat16 against its definition in
 float64: the relative norm error of the result and of each gradient may be twice that of the first
-stock path. Then it is timed with `triton.testing.do_bench`, cold caches, median and quartiles: the
-forward pass without gradients, and where the case has one the backward pass behind it. What others
-take is that of the stock paths and of the first of them through `torch.compile`. Last comes what
-registers and memory the kernels take when compiled for Hopper, which needs no GPU: `--ahead`.
+stock path. Then it is timed on the device with cold caches, median and quartiles: the forward pass
+without gradients, and where the case has one the backward pass behind it. The host goes ahead while
+the device sleeps, so that the device never waits for Python; how long the host takes is written
+beside it. What others take is that of the stock paths and of the first of them through
+`torch.compile`. Last comes what registers and memory the kernels take when compiled for Hopper,
+which needs no GPU: `--ahead`.
 
 Cases run in a process of their own. One that fails, crashes, hangs or loses the device is written
-down and the next goes on; the file is written anew after each case. It needs torch, Triton and
-numpy. `--small` is for a CPU, under Triton's interpreter.
+down and the next goes on; the file is written anew after each case, and `--go-on` keeps those of
+its cases that passed and measures the others. It needs torch, Triton and numpy. `--small` is for a
+CPU, under Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import os
 import pkgutil
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -58,7 +62,9 @@ KEEP, GOAL, SHARE = 1.2, 1.5, 0.8  # times faster; share of the bandwidth of a c
 COPIED = 2**30  # bytes
 CASE_SECONDS = 240  # of one case, most of which is compiling
 LONGEST = 2500  # characters of a message
-QUARTILES = (0.5, 0.25, 0.75)
+SPENT = 0.1  # seconds of repetitions of one timing
+REPEATS = (10, 500)  # of them, at least and at most
+CYCLES = 2e9  # of a GPU in a second, at most
 Function = Callable[..., Tensor]
 Errors = dict[str, dict[str, float | None]]  # by path, by result or gradient
 Times = dict[str, dict[str, float]]  # by path
@@ -83,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, default=math.inf, help="take no new case after this long"
     )
+    parser.add_argument(
+        "--go-on", action="store_true", help="measure what the file of --json lacks"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--ahead", action="store_true", help="registers and memory only; no device")
     options = parser.parse_args(arguments)
@@ -94,11 +103,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         os.environ.pop("TRITON_INTERPRET", None)
     record = Record(options, sys.argv[1:] if arguments is None else arguments)
+    if options.go_on:
+        if options.json is None or not options.json.exists():
+            parser.error("--go-on needs the file of --json")
+        try:
+            record.go_on()
+        except ValueError as error:
+            parser.error(f"--go-on: {error}")
     if options.ahead:
         record.ahead()
         return record.ended()
     places = record.found(options.only, options.small)
-    if not places and not record.result["problems"]:
+    if not (places or record.result["problems"] or options.go_on):
         parser.error(f"--only {options.only}: no such file of cases, and no such kernel")
     measure_all(places, record, options)
     if not (options.small or options.only):
@@ -119,12 +135,11 @@ def files() -> list[str]:
     ]
 
 
-def in_order(cases: Iterable[tuple[Place, Case]]) -> list[Place]:
-    """The first case of each kernel, then the others."""
-    first: dict[str, Place] = {}
-    rest = []
+def in_order(cases: Iterable[tuple[Place, Case]], known: Iterable[str] = ()) -> list[Place]:
+    """The first case of each kernel, but for those that are `known`, then the others."""
+    known, first, rest = set(known), {}, []
     for place, case in cases:
-        if first.setdefault(case.kernel, place) is not place:
+        if case.kernel in known or first.setdefault(case.kernel, place) is not place:
             rest.append(place)
     return [*first.values(), *rest]
 
@@ -133,10 +148,13 @@ def measure_all(places: Sequence[Place], record: Record, options: Any) -> None:
     worker = Worker(options.device)
     copied: float | None = None
     try:
-        record.result["device"], problem = worker.ask(device_name)
+        device, problem = worker.ask(device_name)
+        if problem is None and record.result["device"] not in (None, device):
+            problem = f"the file is of another device, {record.result['device']}"
         if problem is not None:
             record.problem(options.device, problem)
             return
+        record.result["device"] = device
         if not options.small and places:
             copied, problem = worker.ask(copy_speed)
             record.result["copy_bytes_per_second"] = copied
@@ -147,11 +165,12 @@ def measure_all(places: Sequence[Place], record: Record, options: Any) -> None:
                 record.result["left_out"].append(name_of(place))
                 continue
             compiled = not (options.small or options.no_compile)
+            begun = record.seconds()
             row, problem = worker.ask(measured, place, options.small, compiled, copied)
             if row is None:
                 row = about(place) | {"correct": None, "problems": []}
                 row["problems"].append({"where": "the process", "error": problem})
-            record.add(row)
+            record.add(row | {"seconds": round(record.seconds() - begun, 1)})
     finally:
         worker.close()
     if record.result["left_out"]:
@@ -173,6 +192,7 @@ class Record:
 
     def __init__(self, options: Any, arguments: Sequence[str]):
         self.begun, self.path = time.monotonic(), options.json
+        self.earlier = 0.0  # seconds of the processes before
         self.result: dict[str, Any] = {
             "benchmark": "kernels",
             "command": " ".join(["python -m benchmarks.kernels", *arguments]),
@@ -193,12 +213,26 @@ class Record:
             "ahead": [],
         }
 
+    def go_on(self) -> None:
+        """Keeps the cases of the file that passed; ValueError where other versions made it."""
+        before = json.loads(self.path.read_text(encoding="utf-8"))
+        for what in ("benchmark", "versions", "dtype"):
+            if before[what] != self.result[what]:
+                raise ValueError(f"{self.path} has {what} {before[what]}, not {self.result[what]}")
+        self.result["command"] = f"{before['command']} && {self.result['command']}"
+        self.earlier = before["seconds"]
+        self.result["device"], self.result["ahead"] = before["device"], before["ahead"]
+        self.result["copy_bytes_per_second"] = before["copy_bytes_per_second"]
+        self.result["cases"] = [row for row in before["cases"] if passed(row)]
+
     def seconds(self) -> float:
+        """Since this process began."""
         return time.monotonic() - self.begun
 
     def found(self, only: str | None, small: bool) -> list[Place]:
         """The cases to measure; a file that cannot be imported is a problem, and no more."""
         cases = []
+        done = {(row["file"], row["kernel"], row["label"]) for row in self.result["cases"]}
         for module in files():
             try:
                 listed = importlib.import_module(module).CASES
@@ -206,10 +240,11 @@ class Record:
                 self.problem(module, said(error))
                 continue
             for number, case in enumerate(listed):
-                names = (module.rpartition(".")[2], case.kernel)
-                if case.small == small and (only is None or only in names):
+                file = module.rpartition(".")[2]
+                wanted = case.small == small and (only is None or only in (file, case.kernel))
+                if wanted and (file, case.kernel, case.label) not in done:
                     cases.append((Place(module, number), case))
-        return in_order(cases)
+        return in_order(cases, {kernel for _, kernel, _ in done})
 
     def problem(self, where: str, error: str) -> None:
         print(f"FAILED {where}: {error}", flush=True)
@@ -235,7 +270,7 @@ class Record:
                 )
 
     def write(self) -> None:
-        self.result["seconds"] = round(self.seconds(), 1)
+        self.result["seconds"] = round(self.earlier + self.seconds(), 1)
         failed = [row for row in self.result["cases"] if not passed(row)]
         self.result["passed"] = not failed and not self.result["problems"]
         if self.path is not None:
@@ -537,18 +572,50 @@ def timed(path: Function, inputs: Inputs, kind: str, once: bool) -> dict[str, fl
 
 
 def spread(work: Callable[[], Any], leaves: list[Tensor], once: bool) -> dict[str, float]:
-    """Median and quartiles in microseconds; of one call if `once`."""
+    """Median and quartiles in microseconds on the device, and those of the host, which it is given
+    in advance; of one call if `once`."""
     if once:
         begun = time.perf_counter()
         work()
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         return {"median_us": 1e6 * (time.perf_counter() - begun)}
-    from triton.testing import do_bench  # here, for nothing may import Triton before `main`
+    from triton.runtime import driver  # here, for nothing may import Triton before `main`
 
-    found = do_bench(work, grad_to_none=leaves, quantiles=QUARTILES)
-    middle, low, high = (1000 * ms for ms in found)
-    return {"median_us": middle, "quartile_1_us": low, "quartile_3_us": high}
+    def forget() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+
+    host, whole = [], []
+    for _ in range(8):
+        forget()
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        work()
+        host.append(time.perf_counter() - begun)
+        torch.cuda.synchronize()
+        whole.append(time.perf_counter() - begun)
+    alone = statistics.median(host[3:])  # what comes before compiles, and fills memory
+    repeats = round(SPENT / statistics.median(whole[3:]))
+    repeats = min(max(repeats, REPEATS[0]), REPEATS[1])
+    cache = driver.active.get_empty_cache_for_benchmark()
+    marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+    for begin, end in marks:
+        forget()
+        driver.active.clear_cache(cache)
+        torch.cuda._sleep(round(CYCLES * (2 * alone + 1e-4)))
+        begin.record()
+        work()
+        end.record()
+    torch.cuda.synchronize()
+    spent = [1000 * begin.elapsed_time(end) for begin, end in marks]
+    low, middle, high = statistics.quantiles(spent, n=4, method="inclusive")
+    return {
+        "median_us": middle,
+        "quartile_1_us": low,
+        "quartile_3_us": high,
+        "host_us": 1e6 * alone,
+    }
 
 
 def compared(

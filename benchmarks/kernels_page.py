@@ -28,7 +28,9 @@ UNMEASURED = """**None has been measured on a GPU yet. They are off by default u
 measurement on this page says that they pay.**
 
 """
-MEASURED = """They are off by default where no measurement on this page says that they pay.
+MEASURED = """They are off unless asked for (`--kernels`): what they do for scoring as a whole has
+not been measured on a GPU yet. Only scoring takes them, forward, and it compiles no network; so
+what counts for it is how much faster they are than uncompiled. Training runs the plain layers.
 
 """
 FUSED = """## What each does
@@ -81,6 +83,12 @@ TESTED = f"""
   times that of PyTorch's own layers, and in a gradient one rounding more. A kernel is worth keeping
   where it is {KEEP:g} times faster than the fastest other path, `torch.compile` included; the goal
   is {GOAL:g} times, or {SHARE:.0%} of the bandwidth of a copy.
+"""
+TIMES = """
+Microseconds on the device: median, and quartiles in brackets, with cold caches. The share is that
+of the copy's bandwidth, for the bytes that must be moved. The last column is what Python took to
+ask for the work, in advance of it; where it is empty the work was asked for as it went, and the
+device may have waited for Python.
 """
 AHEAD = """
 ## Registers and memory
@@ -142,17 +150,28 @@ def times(found: Mapping[str, Any]) -> str:
     text += f"{len(failed)} of {len(cases)} cases failed"
     text += f"; {len(found['left_out'])} were left out for time.\n" if found["left_out"] else ".\n"
     text += "".join(f"- {case['kernel']}, {case['label']}: {why(case)}\n" for case in failed)
-    text += (
-        "\nMicroseconds: median, and quartiles in brackets, with cold caches. The share is that "
-    )
-    text += "of the copy's bandwidth, for the bytes that must be moved.\n"
+    text += TIMES
     for kind, title in (("forward", "Forward"), ("training", "Forward and backward")):
         lines = [case_row(case, kind) for case in cases if "ours" in timed(case, kind)]
         if lines:
-            text += f"\n### {title}\n\n"
+            text += f"\n### {title}\n\n{outcome(cases, kind)}\n\n"
             text += row("kernel and case", "us", "fastest other", "times faster",
-                        "than uncompiled", "share of a copy", "verdict")  # fmt: skip
-            text += row(*7 * ["---"]) + "".join(lines)
+                        "than uncompiled", "share of a copy", "verdict", "host, us")  # fmt: skip
+            text += row(*8 * ["---"]) + "".join(lines)
+    return text
+
+
+def outcome(cases: Sequence[Mapping[str, Any]], kind: str) -> str:
+    """How many are worth keeping, in a sentence."""
+    found = [case[kind] for case in cases if case.get(kind, {}).get("verdict") in ("keep", "drop")]
+    kept = sum(each["verdict"] == "keep" for each in found)
+    text = f"Of {len(found)} cases {kept} are worth keeping."
+    plain = [each["times_faster_than_eager"] for each in found]
+    plain = [times for times in plain if times is not None]
+    if plain:
+        above = sum(times >= KEEP for times in plain)
+        text += f" Against uncompiled alone {above} are: {min(plain):.2f} times faster at least, "
+        text += f"{max(plain):.2f} at most."
     return text
 
 
@@ -187,6 +206,7 @@ def case_row(case: Mapping[str, Any], kind: str) -> str:
         number("times_faster_than_eager", ".2f"),
         number("copy_share", ".0%"),
         found.get("verdict", ""),
+        f"{ours['host_us']:.0f}" if "host_us" in ours else "",
     )
 
 

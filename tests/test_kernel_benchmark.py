@@ -59,6 +59,10 @@ CASES = [
 '''
 
 
+HEAD = CASES.split("CASES = [")[0]
+RIGHT = 'case("right", lambda x: x.exp())'
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """The benchmark over other cases: the exit code and what is written."""
@@ -110,12 +114,25 @@ def test_what_there_was_no_time_for_is_listed(run):
     assert len(found["left_out"]) == 9
 
 
+def test_what_a_file_lacks_is_measured_later(run):
+    _, before = run(f"{HEAD}CASES = [{RIGHT}, case('absent', absent)]")
+    assert [kernels.passed(row) for row in before["cases"]] == [True, False]
+    code, found = run(f"{HEAD}CASES = [{RIGHT}, case('after it', lambda x: x.exp())]", "--go-on")
+    assert code == 0
+    assert [row["label"] for row in found["cases"]] == ["right", "after it"]
+    assert found["cases"][0] == before["cases"][0]
+    assert found["command"].count("--go-on") == 1
+    assert found["command"].startswith(before["command"])
+    assert found["seconds"] > before["seconds"]
+
+
 def test_a_case_of_each_kernel_comes_first():
     def case(kernel):
         return kernels.Case(kernel, "", tuple, torch.exp, torch.exp, {}, 0)
 
     cases = [(kernels.Place("file", i), case(kernel)) for i, kernel in enumerate("aabca")]
     assert [place.number for place in kernels.in_order(cases)] == [0, 2, 3, 1, 4]
+    assert [place.number for place in kernels.in_order(cases, {"a"})] == [2, 3, 0, 1, 4]
 
 
 def test_verdicts():
@@ -128,6 +145,44 @@ def test_verdicts():
     assert (found["verdict"], found["goal"], found["near_copy"]) == ("drop", False, False)
     assert found["times_faster_than_eager"] == 3
     assert kernels.compared(times, None, None, False)["verdict"] == "wrong"
+
+
+def test_the_host_goes_ahead_of_what_is_timed(monkeypatch):
+    """Without a device: what is asked of one, in which order."""
+    asked = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            pass
+
+        def record(self):
+            asked.append("mark")
+
+        def elapsed_time(self, other):
+            return 0.25
+
+    class Active:
+        def get_empty_cache_for_benchmark(self):
+            return None
+
+        def clear_cache(self, cache):
+            asked.append("clear")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: asked.append("wait"))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: asked.append("sleep"), raising=False)
+    driver = pytest.importorskip("triton.runtime").driver
+    monkeypatch.setattr(driver, "_active", Active(), raising=False)
+    leaf = torch.zeros(1, requires_grad=True)
+    leaf.grad = torch.ones(1)
+    seen = []
+    found = kernels.spread(lambda: (asked.append("work"), seen.append(leaf.grad)), [leaf], False)
+    assert found["median_us"] == found["quartile_1_us"] == found["quartile_3_us"] == 250
+    assert 0 < found["host_us"] < 1e4
+    assert asked[:24] == ["wait", "work", "wait"] * 8
+    repeats = kernels.REPEATS[1]
+    assert asked[24:] == ["clear", "sleep", "mark", "work", "mark"] * repeats + ["wait"]
+    assert seen == [None] * (8 + repeats)
 
 
 def test_the_page_is_made_from_the_committed_results():

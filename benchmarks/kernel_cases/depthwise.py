@@ -20,10 +20,10 @@ def _inputs(
     count: int, channels: int, side: int, kernel: int, norm: bool, cut: bool
 ) -> Callable[[torch.device, torch.dtype], Inputs]:
     def made(device: torch.device, dtype: torch.dtype) -> Inputs:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(device).manual_seed(0)
 
         def numbers(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).to(device, dtype)
+            return torch.randn(shape, generator=generator, device=device).to(dtype)
 
         x = numbers(count, channels, side, side).contiguous(memory_format=torch.channels_last)
         weight = numbers(channels, 1, kernel, kernel)
