@@ -43,6 +43,10 @@ def measure(
     with runtime.held():
         ruler = runtime.prepare(anchor.network, anchor.shape)
         for begin in range(0, len(names), TOGETHER):
+
+            def tell(done: int, total: int, begun: int = rounds * begin) -> None:
+                progress(begun + done, rounds * len(names))
+
             runners = {
                 name: runtime.prepare(
                     networks[name](), shapes[name] if isinstance(shapes, Mapping) else shapes
@@ -50,12 +54,6 @@ def measure(
                 for name in names[begin : begin + TOGETHER]
             }
             found |= interleave(
-                runners,
-                ruler.time,
-                reference=anchor.ms,
-                rounds=rounds,
-                progress=lambda done, total, begin=begin, some=len(runners): progress(
-                    rounds * begin + done, rounds * len(names)
-                ),
+                runners, ruler.time, reference=anchor.ms, rounds=rounds, progress=tell
             )
     return found

@@ -1,7 +1,8 @@
 """A device's profile: networks of a space that were measured there, whole and part by part.
 
-A profile file is what was measured and nothing else; what follows from it, such as a table of parts,
-is computed when it is read (`evaluator.latency_model`). So a better fit needs no new measurements.
+A profile file is what was measured and nothing else; what follows from it, such as a table of
+parts, is computed when it is read (`evaluator.latency_model`). So a better fit needs no new
+measurements.
 """
 
 from __future__ import annotations

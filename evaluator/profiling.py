@@ -27,7 +27,8 @@ SEEN = 3  # times that each part should have been measured
 UNIFORM = 3  # every so manieth network is drawn uniformly
 PASSES = 4  # of a network as a whole, and as many part by part
 POOL = 256  # rows that the next network is chosen from
-RETRIES = 3
+PATIENCE = 60.0  # seconds for which one network is tried while the machine is restless
+PAUSE = 0.5  # seconds between two tries, more and more
 SAVE_EVERY = 10.0  # seconds
 
 
@@ -60,16 +61,20 @@ def profile_device(
     for network in profile.networks:
         design.see(network.genome)
     found = list(profile.networks)
-    with runtime.held():
-        bench = Bench(runtime, anchor)
-        while not design.enough and time.monotonic() < until:
-            genome = design.next(len(found))
-            found.append(bench.measure(genome))
-            design.see(genome)
-            progress(*design.progress)
-            if time.monotonic() - saved > SAVE_EVERY:
-                dataclasses.replace(profile, networks=tuple(found)).save(path)
-                saved = time.monotonic()
+    try:
+        with runtime.held():
+            bench = Bench(runtime, anchor)
+            while not design.enough and time.monotonic() < until:
+                genome = design.next(len(found))
+                found.append(bench.measure(genome))
+                design.see(genome)
+                progress(*design.progress)
+                if time.monotonic() - saved > SAVE_EVERY:
+                    dataclasses.replace(profile, networks=tuple(found)).save(path)
+                    saved = time.monotonic()
+    except BaseException:  # whatever ends it: what was measured is kept
+        dataclasses.replace(profile, networks=tuple(found)).save(path)
+        raise
     profile = dataclasses.replace(profile, networks=tuple(found), finished=True)
     profile.save(path)
     return profile
@@ -130,29 +135,37 @@ class Bench:
     def measure(self, genome: Genome) -> Measured:
         """TooNoisy where the machine does not hold still for long enough."""
         runner = self._runtime.prepare(self._runtime.fresh(genome), self._shape(genome))
-        reason = ""
-        for _ in range(RETRIES):
+        begun, pause = time.monotonic(), PAUSE
+        while True:
             whole = take_turn(runner.time, PASSES)
             parts = _parts(runner)
-            behind = self._look()
-            before, self._last = self._last, behind
+            before, behind = self._last, self._look()
+            self._last = behind
             low, middle, high = quartiles(whole)
-            if abs(behind - before) > CALM * min(behind, before):
-                reason = f"the anchor network took {before:.3g} ms and then {behind:.3g}"
-            elif high - low > CALM * middle:
-                reason = f"a network took {low:.3g} to {high:.3g} ms (quartiles)"
-            elif behind > SLOWER * level_of(self._levels):
-                reason = (
-                    f"the anchor network takes {behind:.3g} ms, and took "
-                    f"{level_of(self._levels):.3g} before"
+            reason = self._restless(before, behind, low, middle, high)
+            if not reason:
+                return Measured(genome, middle, low, high, parts, (before + behind) / 2)
+            if time.monotonic() - begun > PATIENCE:
+                raise TooNoisy(
+                    f"{reason}: the machine is busy with something else, or changes its clock; go "
+                    "on when it is quiet"
                 )
-            else:
-                around = (before + behind) / 2
-                return Measured(genome, middle, low, high, parts, around)
-        raise TooNoisy(
-            f"{reason}: the machine is busy with something else, or changes its clock; profile it "
-            "when it is quiet"
-        )
+            time.sleep(pause)
+            pause *= 1.5
+            self._last = self._look()
+
+    def _restless(
+        self, before: float, behind: float, low: float, middle: float, high: float
+    ) -> str:
+        """What speaks against a measurement; nothing where it holds."""
+        level = level_of(self._levels)
+        if abs(behind - before) > CALM * min(behind, before):
+            return f"the anchor network takes {before:.3g} ms and then {behind:.3g}"
+        if high - low > CALM * middle:
+            return f"a network takes {low:.3g} to {high:.3g} ms (quartiles)"
+        if behind > SLOWER * level:
+            return f"the anchor network takes {behind:.3g} ms, and took {level:.3g} before"
+        return ""
 
     def _look(self) -> float:
         level = statistics.median(take_turn(self._anchor.time))
