@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def main() -> int:
             "fit_seconds": fit_seconds,
             "parts": len(column.ms),
             "anchor_ms": model.level,
-            "by_itself": _plain(accuracy_of(profile)),
+            "by_itself": asdict(accuracy_of(profile)),
         },
         **judge(column(rows), measured),
     }
@@ -121,14 +122,6 @@ def judge(predicted: Any, measured: list[Timing]) -> dict[str, Any]:
             {"predicted": float(p), "ms": t.ms, "low": t.low, "high": t.high}
             for p, t in zip(predicted, measured, strict=True)
         ],
-    }
-
-
-def _plain(accuracy: Any) -> dict[str, float]:
-    return {
-        "networks": accuracy.networks,
-        "median": accuracy.median,
-        "nine_of_ten": accuracy.nine_of_ten,
     }
 
 
