@@ -84,11 +84,15 @@ def _say(profile: Profile, path: Path, console: Console) -> None:
     console.result(
         facts,
         [
-            f"{profile.device.name}, space {profile.space!r}, {len(ms)} networks: "
-            + f"{ms[0]:.3g} to {ms[-1]:.3g} ms, half of them at most {facts['median_ms']:.3g}.",
+            (
+                f"{profile.device.name}, space {profile.space!r}, {len(ms)} networks: "
+                f"{ms[0]:.3g} to {ms[-1]:.3g} ms, half of them at most {facts['median_ms']:.3g}."
+            ),
             table("", ["", "measured under"], cells),
-            f"Of {accuracy.networks} networks that were predicted from the others, half are "
-            + f"within {accuracy.median:.1%}, nine of ten within {accuracy.nine_of_ten:.1%}.",
+            (
+                f"Of {accuracy.networks} networks that were predicted from the others, half are "
+                f"within {accuracy.median:.1%}, nine of ten within {accuracy.nine_of_ten:.1%}."
+            ),
             f"Profile: {path}",
         ],
     )
