@@ -30,7 +30,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +91,22 @@ def main() -> int:
     parser.add_argument("--checkpoints", type=Path, help="folder to train into and go on from")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    result = measure(options)
+    for result in measure(options):
+        if options.json is not None:
+            aside = options.json.with_name(f".{options.json.name}.partial")
+            aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        aside.replace(options.json)
     return 0
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The result, as far as there is one: whole in the end."""
     bench = Bench(options)
     parents, children = bench.generation()
     ways = bench.ways(parents, children)
-    plain, same = bench.outcomes(children)
-    return {
+    result: dict[str, Any] = {
         "benchmark": "scoring",
         "command": " ".join(["python -m benchmarks.scoring", *sys.argv[1:]]),
         "device": device_name(options.device),
@@ -118,18 +121,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "chunk": options.chunk,
         },
         "trained_steps": options.steps,
-        "mean_score": float(np.mean([found.score().score for found in plain])),
         "ways": ways,
         "times_faster": {
             way: ways["plain"]["seconds"]["median"] / found["seconds"]["median"]
             for way, found in ways.items()
         },
-        "same_outcomes_image_by_image": same,
-        "race": bench.race_orders(plain, ways),
-        "slicing": bench.slicing(children),
-        "swaps": bench.swaps(parents, children),
-        "processor": bench.processor(children) if bench.device.type == "cpu" else {},
     }
+    yield result
+    plain, same = bench.outcomes(children)
+    result["mean_score"] = float(np.mean([found.score().score for found in plain]))
+    result["same_outcomes_image_by_image"] = same
+    yield result
+    result["race"] = bench.race_orders(plain, ways)
+    yield result
+    result["slicing"] = bench.slicing(children)
+    yield result
+    result["swaps"] = bench.swaps(parents, children)
+    result["processor"] = bench.processor(children) if bench.device.type == "cpu" else {}
+    yield result
 
 
 def trained(
