@@ -17,7 +17,7 @@ from typing import Any
 from results import zoo
 from results.console import CommandLine, Console, table
 from results.run_folder import write_text
-from space.budget import EXAMPLES, Budget, quantity
+from space.budget import COUNT_EXAMPLES, Budget, quantity
 from space.genome import Genome
 from space.presets import preset, presets
 from space.scaling import Member, scale
@@ -35,7 +35,7 @@ def zoo_parser() -> CommandLine:
         allow_abbrev=False,
     )
     _common(parser)
-    parser.add_argument("--budget", help=f"only networks within it: {EXAMPLES}")
+    parser.add_argument("--budget", help=f"only networks within it: {COUNT_EXAMPLES}")
     parser.add_argument("--flops-per-mac", type=int, help="2 if you count a MAC as two FLOPs")
     parser.add_argument("--kind", choices=zoo.KINDS, help="only networks of this kind")
     parser.add_argument("--check", action="store_true", help="build and trace each, without memory")
@@ -77,7 +77,7 @@ def _list(options: argparse.Namespace, console: Console) -> int:
         return 0
     budget, per_mac = None, _per_mac(options)
     if options.budget is not None:
-        budget = Budget.parse(options.budget, flops_per_mac=per_mac)
+        budget = Budget.parse(options.budget, flops_per_mac=per_mac, counts_only=True)
     entries = zoo.select(presets(), budget=budget, kind=options.kind)
     if options.check:
         with console.progress("building and tracing", len(entries)) as meter:
@@ -215,7 +215,10 @@ COLUMNS = ("name", "target", "params", "macs", "resolution", "depths", "widths")
 
 def _scale(options: argparse.Namespace, console: Console) -> int:
     per_mac = _per_mac(options)
-    targets = [Budget.parse(text, flops_per_mac=per_mac) for text in options.to.split(",")]
+    targets = [
+        Budget.parse(text, flops_per_mac=per_mac, counts_only=True)
+        for text in options.to.split(",")
+    ]
     name, genome = read_genome(options.genome)
     members = []
     with console.progress("scaling", len(targets)) as meter:
