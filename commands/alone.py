@@ -21,6 +21,7 @@ from commands.job import CALIBRATION_IMAGES, Job, streamed_again
 from evaluator.data import ImageData, Split
 from evaluator.interfaces import Score
 from evaluator.scoring import SupernetEvaluator
+from results.console import Console
 from results.run_folder import RunFolder, read_yaml
 from search.settings import Settings
 from space.genome import Genome
@@ -57,7 +58,9 @@ def command_line(command: str, options: argparse.Namespace, names: Sequence[str]
     return shlex.join(words)
 
 
-def open_folder(path: Path, device: str | None) -> tuple[RunFolder, Settings, Job]:
+def open_folder(
+    path: Path, device: str | None, console: Console
+) -> tuple[RunFolder, Settings, Job]:
     """A run's folder, its own settings, and those by which this process works, on `device` where
     one is named; ValueError where `path` is no run."""
     folder = RunFolder(path)
@@ -67,7 +70,7 @@ def open_folder(path: Path, device: str | None) -> tuple[RunFolder, Settings, Jo
     here = dataclasses.replace(
         settings, workers=1, ray_address=None, device=device or settings.device
     )
-    return folder, settings, Job(here)
+    return folder, settings, Job(here, profiles=folder.profiles, console=console)
 
 
 def held_out(data: ImageData) -> tuple[str, Split]:

@@ -17,8 +17,8 @@ from search.problem import Problem, Row
 class RunGround:
     """Rows are networks inside the run's budget, an evaluation is the supernet's score. A score is
     the same every time, so it is also what judges, and each network is scored once for all
-    controllers. Nobody knows all networks: the hypervolume is a share of all that there is between
-    the cheapest network and the budget, from score 0 to 1."""
+    controllers. Nobody knows all networks: the hypervolume of score and one cost is a share of all
+    that there is between the cheapest network and the budget, from score 0 to 1."""
 
     sign = 1.0
     observations = 1
@@ -27,10 +27,13 @@ class RunGround:
         self._proposals = run.job.proposals
         self._runner = make_runner(run.job, run.trainer, run.data)
         self._scores: dict[Row, float | str] = {}
-        budget, table = run.job.budget, run.job.table
-        least = table.extreme(budget.target, largest=False)[None]
-        room = budget.limit - int(table.column(least, budget.target)[0])
-        self.truth = Truth(None, None, 0, (0.0, -float(budget.limit)), float(room))
+        problem, reachable = self._proposals.problem, self._proposals.reachable()
+        self.truth = None
+        if len(problem.wanted_small) == 1:
+            (name,) = problem.wanted_small
+            most = problem.limits.get(name, reachable.largest[name])
+            room = float(most - reachable.smallest[name])
+            self.truth = Truth(None, None, 0, (0.0, -float(most)), room)
 
     @property
     def problem(self) -> Problem:
@@ -59,7 +62,7 @@ def run_setting(path: Path, device: str | None, console: Console) -> Setting:
         "run": path.name,
         "objective": "supernet score",
         "observed": ["the supernet's score"],
-        "limits": [{"text": run.job.settings.budget, "value": run.job.budget.limit}],
+        "limits": [{"text": run.job.settings.budget, "value": run.job.proposals.limit}],
         "counted": "networks",
         "data": run.data.digest,
         "steps": run.trainer.steps,

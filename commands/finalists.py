@@ -151,7 +151,7 @@ class Final:
 def open_final(options: argparse.Namespace, console: Console) -> Final:
     """ValueError where the options name no run, it has not searched to the end, or something is not
     what the run began with."""
-    folder, settings, job = open_folder(options.run, options.device)
+    folder, settings, job = open_folder(options.run, options.device, console)
     steps = options.steps or job.training.steps
     halving = Halving.usual(steps, options.grace, options.reduction)
     rows: list[Row] = []
@@ -219,17 +219,14 @@ def choose(final: Final, count: int, random: int, seed: int) -> list[Finalist]:
 def _ranked(final: Final) -> Iterator[tuple[str, Row]]:
     """The best at the budget, the members of the front from dear to cheap, then whatever else is at
     the budget, by reward."""
-    budget, rows = final.job.budget, final.rows
-    best = best_at_budget(rows, budget.target, budget.limit, BAND)
+    proposals, rows = final.job.proposals, final.rows
+    target, limit = proposals.target, proposals.limit
+    best = best_at_budget(rows, target, limit, BAND)
     if best is not None:
         yield "best", best
-    for row in reversed(front_of(rows)):
+    for row in reversed(front_of(rows, proposals.objectives)):
         yield "front", row
-    near = [
-        row
-        for row in rows
-        if row.reward is not None and getattr(row, budget.target) >= BAND * budget.limit
-    ]
+    near = [row for row in rows if row.reward is not None and row.cost(target) >= BAND * limit]
     for row in sorted(near, key=lambda row: (-(row.reward or 0.0), row.digest)):
         yield "budget", row
 

@@ -25,7 +25,7 @@ from results.store import Store
 from results.trust_card import read_card, verdict
 from search.networks import Reachable
 from search.proposals import BAND
-from space.budget import quantity
+from space.budget import cost_figure, cost_title, quantity
 from space.genome import Genome
 from space.presets import presets
 from supernet.augmentation import normalise
@@ -39,7 +39,6 @@ def finish(
     job: Job,
     trainer: Trainer,
     data: ImageData,
-    reachable: Reachable,
     console: Console,
 ) -> int:
     """Exports the best, writes front and report, and says where everything is."""
@@ -48,9 +47,10 @@ def finish(
 
     with Store(folder.database, readonly=True) as store:
         rows = store.rows()
-    front = front_of(rows)
-    best = best_at_budget(rows, job.budget.target, job.budget.limit, BAND)
-    folder.write_front(front, best)
+    proposals = job.proposals
+    front = front_of(rows, proposals.objectives)
+    best = best_at_budget(rows, proposals.target, proposals.limit, BAND)
+    folder.write_front(front, best, proposals.cost_names)
     chosen = to_export(front, best, job.settings.exports)
     with console.progress("exporting networks", len(chosen)) as meter:
         for i, row in enumerate(chosen):
@@ -65,7 +65,7 @@ def finish(
             )
             meter.update(i + 1)
     keep_training(folder, trainer)
-    write_report(folder.report, make_run(folder, job, rows, front, best, reachable))
+    write_report(folder.report, make_run(folder, job, rows, front, best, proposals.reachable()))
     console.result(
         summary(folder, job, rows, front, best, chosen), show(folder, job, rows, best, chosen)
     )
@@ -178,7 +178,8 @@ def summary(
 
     def plain(row: Row) -> dict[str, Any]:
         values = dataclasses.asdict(row)
-        return {k: values[k] for k in ("name", "digest", "score", "macs", "params", "resolution")}
+        names = ("name", "digest", "score", "macs", "params", "resolution", "costs")
+        return {name: values[name] for name in names}
 
     return {
         "folder": str(folder.path),
@@ -195,19 +196,23 @@ def show(
     folder: RunFolder, job: Job, rows: Sequence[Row], best: Row | None, chosen: Sequence[Row]
 ) -> list[Any]:
     """The outcome for a person."""
-    columns = ["network", "score", "MACs", "FLOPs (2 per MAC)", "of budget", "params", ""]
+    proposals = job.proposals
+    others = [name for name in proposals.cost_names if name not in ("macs", "params")]
+    columns = ["network", "score", "MACs", "FLOPs (2 per MAC)", "of budget", "params"]
     cells = [
         [
             row.name,
             f"{row.score:.4f}",
             quantity(row.macs),
             quantity(2 * row.macs),
-            f"{getattr(row, job.budget.target) / job.budget.limit:.1%}",
+            f"{row.cost(proposals.target) / proposals.limit:.1%}",
             quantity(row.params),
+            *(cost_figure(name, row.cost(name)) for name in others),
             "best at the budget" if row is best else "on the front",
         ]
         for row in chosen
     ]
+    columns += [*map(cost_title, others), ""]
     shown = [
         table("", columns, cells),
         f"Score: {SCORE_MEANING}.",

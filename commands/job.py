@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from commands.options import load_plugins
+from commands.columns import make_columns
+from commands.options import at_hand, load_plugins
 from evaluator.data import ImageData, Split, load_data
 from evaluator.interfaces import GroupEvaluator
 from evaluator.population import PopulationScorer
 from evaluator.scoring import SupernetEvaluator
 from evaluator.zero_cost import score_names
+from results.console import Console
 from search.controllers import AUTO, check_controller, choose
-from search.networks import NetworkProposals
+from search.networks import CostColumn, NetworkProposals
 from search.racing import Racer, looks
 from search.runner import UnitRunner
 from search.settings import Settings
@@ -32,6 +34,7 @@ from space.budget import Budget
 from space.cost_table import CostTable
 from space.files import make_space
 from space.genome import Genome
+from space.objectives import measured_objectives, resolve_objectives
 from space.presets import presets
 from space.search_space import Space
 from supernet.augmentation import normalise
@@ -55,9 +58,18 @@ SCORE_MEANING = (
 class Job:
     """A run's settings and everything that follows from them alone."""
 
-    def __init__(self, settings: Settings, device: str | None = None):
-        """`device` in place of that of the settings, for a process that was given one."""
-        self.settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        device: str | None = None,
+        *,
+        profiles: Path | None = None,
+        console: Console | None = None,
+    ):
+        """`device` in place of that of the settings, for a process that was given one. `profiles`
+        is the folder that keeps what is measured of devices; `console` hears of the measuring."""
+        self.settings, self._profiles = settings, profiles
+        self._console = console or Console(quiet=True)
         load_plugins(settings.plugins)
         self.device = check_device(own_device(settings.device) if device is None else device)
         if settings.train_workers > 1 and launched_ranks() > 1 and device is None:
@@ -69,7 +81,9 @@ class Job:
             if getattr(settings, name) and self.device.type != "cuda":
                 raise ValueError(f"{name} needs a GPU, but device is {settings.device!r}")
         torch.set_num_threads(settings.threads)
-        self.budget = Budget.parse(settings.budget, flops_per_mac=settings.flops_per_mac)
+        here = at_hand(settings.device)
+        self.budget = Budget.parse(settings.budget, flops_per_mac=settings.flops_per_mac).on(here)
+        self._objectives = resolve_objectives(settings.objectives, self.budget, here)
         definition = dict(settings.space_definition)
         if settings.resolution is not None:
             definition["resolution"] = [settings.resolution]
@@ -79,8 +93,6 @@ class Job:
             raise ValueError(
                 f"in_channels is {self.space.in_channels}, but must be 3: images are read as RGB"
             )
-        self.table = CostTable(self.space)
-        self.proposals = NetworkProposals(self.space, self.table, self.budget)
         self.controller = settings.controller
         if settings.controller == AUTO:
             self.controller = choose(settings.evaluations, self.space.size)
@@ -95,6 +107,29 @@ class Job:
                 f"proxy_resolution is {settings.proxy_resolution}, but must be a multiple of the "
                 f"space's total stride, {self.space.total_stride}"
             )
+
+    @cached_property
+    def table(self) -> CostTable:
+        return CostTable(self.space)
+
+    @cached_property
+    def columns(self) -> list[CostColumn]:
+        """The costs beside counts that are limited or objectives. Making them may measure devices:
+        only a process that proposes networks asks for them."""
+        wanted = [limit.cost for limit in self.budget.measured]
+        wanted += measured_objectives(self._objectives)
+        return make_columns(
+            self.space,
+            list({cost.column: cost for cost in wanted}.values()),
+            keep=self._profiles,
+            console=self._console,
+        )
+
+    @cached_property
+    def proposals(self) -> NetworkProposals:
+        return NetworkProposals(
+            self.space, self.table, self.budget, self.columns, objectives=self._objectives[1:]
+        )
 
     def proxy_space(self, classes: int) -> Space:
         """The space in which the supernet lives."""
@@ -338,12 +373,8 @@ def streamed_again(settings: Settings, digest: str, who: str) -> ImageData:
 
 def make_worker(job: Job, scorer: GroupEvaluator, images: int, *, races: bool = True) -> Racer:
     """Scores candidates on `images` validation images; in races, if the settings have any."""
-    return Racer(
-        scorer,
-        job.looks(images) if races else (images,),
-        use=lambda genome: float(job.proposals.use(job.space.encode(genome)[None])[0]),
-        error=job.settings.race_error,
-    )
+    looks = job.looks(images) if races else (images,)
+    return Racer(scorer, looks, error=job.settings.race_error)
 
 
 def make_remote_worker(
@@ -374,13 +405,14 @@ def make_runner(
     """In this process, or on Ray's workers. `front` are the networks that candidates race; without
     it, all are scored on all images."""
     settings, split, races = job.settings, data.validation, front is not None
+    costs = job.proposals.racing_costs if races else None
     seen = data.train.sample(CALIBRATION_IMAGES)
     if settings.workers == 1 and settings.ray_address is None:
         scorer = make_group_scorer(
             job, trainer.supernet, split.images, split.labels, seen, data.mean, data.std
         )
         workers: Workers = InProcess(make_worker(job, scorer, len(split), races=races))
-        return UnitRunner(workers, front or list)
+        return UnitRunner(workers, front or list, costs)
     from search.ray_workers import RayWorkers  # Ray is wanted by nobody else
 
     shared = {f"weight:{name}": w.detach().cpu() for name, w in trainer.supernet.weights.items()}
@@ -400,4 +432,4 @@ def make_runner(
         gpus=gpus_of_worker(settings, trainer.supernet.device),
         address=settings.ray_address,
     )
-    return UnitRunner(workers, front or list)
+    return UnitRunner(workers, front or list, costs)

@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from results.run_folder import (
 from search.controllers import AUTO, CONTROLLERS, OPTUNA
 from search.evolution import MUTATIONS
 from search.settings import FREE_ON_RESUME, Settings
-from space.budget import EXAMPLES
+from space.budget import EXAMPLES, Budget, pieces
+from space.device import Device
 from space.files import check_doors, make_space, read_definition, shipped_spaces
 from space.genes import CATEGORIES, Allowed, Numbers, Rows, gene_choices, registered
+from space.objectives import OBJECTIVES, SCORE, resolve_objectives
 from space.presets import presets
 from supernet.distributed import launched_here
 from supernet.recipe import TrainingSettings
@@ -50,6 +52,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     what = parser.add_argument_group("what to search")
     what.add_argument("--budget", help=EXAMPLES)
+    what.add_argument(
+        "--objectives",
+        help=f"what the front is of, joined by commas: {OBJECTIVES} (default: {SCORE} and the cost "
+        "that the budget steers)",
+    )
     what.add_argument("--space", help=f"a space file, or one of {', '.join(shipped_spaces())}")
     what.add_argument("--data", help="digits, a folder of class folders, or a parquet folder")
     what.add_argument("--limit", type=int, help="train on this many images only")
@@ -180,6 +187,8 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the command line names."""
     names = {setting.name for setting in dataclasses.fields(Settings)}
     values = {k: v for k, v in vars(options).items() if k in names and v is not None}
+    if options.objectives:
+        values["objectives"] = tuple(piece.strip() for piece in pieces(options.objectives))
     if options.plugin:
         values["plugins"] = tuple(options.plugin)
     if options.zero_cost:
@@ -206,6 +215,7 @@ def resolve(options: argparse.Namespace) -> Settings:
         values["space_definition"] = read_definition(values.get("space", "unified"))
     check_doors(make_space(values["space_definition"]))  # says what is wrong with it
     values.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    values = on_device(values, values["device"])
     values.setdefault("workers", 1)
     values.setdefault("train_workers", 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -229,6 +239,26 @@ def resolve(options: argparse.Namespace) -> Settings:
         classes = 1000 if stand_in else len(data_classes(settings.data))
         settings = dataclasses.replace(settings, classes=classes)
     return settings
+
+
+def at_hand(device: str) -> Device:
+    """The device of a run, as one that networks run on: what a latency without a device is of."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or (index and not index.isdecimal()):
+        return Device()
+    return Device("cuda", index=int(index or 0))
+
+
+def on_device(values: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """The settings `values` with the device of each latency where they do not say it, so that a run
+    means the same wherever it is looked at later. ValueError where they cannot be read."""
+    here, budget = at_hand(device), Budget.parse(values["budget"])
+    found = dict(values)
+    if budget.measured:
+        found["budget"] = budget.on(here).text
+    if values.get("objectives"):
+        found["objectives"] = resolve_objectives(values["objectives"], budget.on(here), here)
+    return found
 
 
 def load_plugins(paths: Sequence[str]) -> None:
@@ -306,7 +336,9 @@ def resumed_settings(options: argparse.Namespace, folder: RunFolder) -> Settings
             raise ValueError(f"--{other} cannot be given together with --resume")
     settings = Settings.from_plain(read_yaml(folder.config, "config"))
     trained = TrainingSettings.from_plain(settings.training).to_plain()
-    asked = [(k, v, getattr(settings, k)) for k, v in given(options).items() if k != "training"]
+    explicit = given(options)
+    meant = on_device({"budget": settings.budget, **explicit}, settings.device)
+    asked = [(k, meant[k], getattr(settings, k)) for k in explicit if k != "training"]
     asked += [(TRAINING_OPTIONS[k], v, trained[k]) for k, v in given_training(options).items()]
     for name, value, kept in asked:
         if name in FREE_ON_RESUME or value == kept:

@@ -16,27 +16,29 @@ from results.console import duration, table
 from results.run_folder import (
     RunFolder,
 )
-from search.networks import Reachable
 from search.proposals import BAND
 from search.random_search import RANDOM
-from space.budget import Budget, quantity
+from space.budget import Budget, cost_figure, cost_text, cost_title, quantity
 from supernet.augmentation import normalise
 from supernet.batches import Batches, ResidentImages
 from supernet.network import Supernet
 from supernet.training import Trainer
 
 
-def make_plan(job: Job, reachable: Reachable, folder: RunFolder) -> dict[str, Any]:
+def make_plan(job: Job, folder: RunFolder) -> dict[str, Any]:
     """What a run would do, as plain data."""
     classes = 10 if job.settings.data == "digits" else len(data_classes(job.settings.data))
     supernet = job.supernet(classes)
     numbers = sum(weight.numel() for weight in supernet.weights.values())
     train_seconds, score_seconds = time_one(job, supernet)
+    proposals, reachable = job.proposals, job.proposals.reachable()
     return {
         "settings": job.settings.to_plain(),
         "folder": str(folder.path),
         "warm_start": [start.name for start in job.starts],
         "budget": job.budget.limits(),
+        "target": proposals.target,
+        "objectives": list(proposals.objectives),
         "space": {
             "name": job.space.name,
             "networks": job.space.size,
@@ -91,22 +93,22 @@ def time_one(job: Job, supernet: Supernet) -> tuple[float, float]:
     return min(seconds), (time.perf_counter() - begun) * 360 / len(inputs)
 
 
-def show_plan(
-    job: Job, reachable: Reachable, folder: RunFolder, plan: Mapping[str, Any]
-) -> list[Any]:
+def show_plan(job: Job, folder: RunFolder, plan: Mapping[str, Any]) -> list[Any]:
     """The plan for a person."""
     settings, space = job.settings, plan["space"]
     seconds = plan["estimate"]
+    names = list(space["smallest"])
     rows = [
-        [end, quantity(space[end]["macs"]), quantity(space[end]["params"])]
+        [end, *(cost_figure(name, space[end][name]) for name in names)]
         for end in ("smallest", "median", "largest")
     ]
-    costs = table("Networks of the space", ["", "MACs", "parameters"], rows)
+    costs = table("Networks of the space", ["", *map(cost_title, names)], rows)
     chosen = [[k, str(v)] for k, v in plan["settings"].items() if k != "space_definition"]
     size = f"{space['networks']:.2e} networks in {space['variables']} variables"
     inside = (
-        f"{describe_budget(job.budget)}. Of uniformly drawn networks {reachable.share:.1%} lie "
-        f"within it, {reachable.share_at_budget:.2%} use 95% of it or more. It can be met."
+        f"{describe_budget(job.budget)}. Of uniformly drawn networks "
+        f"{space['share_within_budget']:.1%} lie within it, {space['share_at_budget']:.2%} use 95% "
+        f"of it or more{_steered(job)}. It can be met."
     )
     supernet = (
         f"{quantity(plan['supernet']['parameters'])} parameters at width {settings.proxy_width:g} "
@@ -137,12 +139,14 @@ def starts_text(names: Sequence[str]) -> str:
 
 
 def describe_budget(budget: Budget) -> str:
-    """Both counts of the same budget, since papers write FLOPs for MACs."""
-    texts = []
+    """All limits; of MACs both counts, since papers write FLOPs for them."""
+    texts = {name: cost_text(name, limit) for name, limit in budget.limits().items()}
     if budget.macs is not None:
-        texts.append(
-            f"{quantity(budget.macs)} MACs (= {quantity(2 * budget.macs)} FLOPs at 2 each)"
-        )
-    if budget.params is not None:
-        texts.append(f"{quantity(budget.params)} parameters")
-    return " and ".join(texts)
+        texts["macs"] += f" (= {quantity(2 * budget.macs)} FLOPs at 2 each)"
+    return " and ".join(texts.values())
+
+
+def _steered(job: Job) -> str:
+    """Of which cost the use is, where that is not the only one that is limited."""
+    target = job.proposals.target
+    return f" (of {cost_title(target)}, which binds)" if len(job.budget.limits()) > 1 else ""

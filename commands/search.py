@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from commands.finish import finish
@@ -19,11 +20,11 @@ from commands.train import measure, train
 from evaluator.data import ImageData, load_data
 from results.console import Console
 from results.history import FROM_PRESET
-from results.pareto import front as pareto_front
 from results.run_folder import (
     RunFolder,
     best_at_budget,
     environment,
+    front_of,
 )
 from results.store import Store
 from search.controllers import make_controller
@@ -43,10 +44,16 @@ LONGEST_NAME = 200  # of a run, bytes; file systems allow 255, and partial files
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Plans, trains, searches and reports; the options' errors come before anything is written.
+    """Plans, trains, searches and reports; the options' errors come before anything is written."""
+    with TemporaryDirectory(prefix="chimera-") as aside:
+        return _run(options, console, Path(aside))
 
-    Of several processes that `torchrun` has started, all train; the first alone writes, says
-    something, and does what comes after.
+
+def _run(options: argparse.Namespace, console: Console, aside: Path) -> int:
+    """As `run`; what is measured before there is a run's folder is kept `aside`.
+
+    Of several processes that `torchrun` has started, all train; the first alone proposes, writes,
+    says something, and does what comes after.
     """
     first = launched_rank() == 0
     console = console if first else Console(quiet=True)
@@ -59,14 +66,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
         check_place(folder, options.name)
         if first and not options.dry_run:
             folder.check_new()
-    job = Job(settings)
-    reachable = job.proposals.reachable()
-    job.proposals.check()
+    profiles = aside if options.resume is None else folder.profiles
+    job = Job(settings, profiles=profiles, console=console)
     job.check_training()
+    if first:
+        job.proposals.check()
     if options.dry_run:
         if first:
-            plan = make_plan(job, reachable, folder)
-            console.result(plan, show_plan(job, reachable, folder, plan))
+            plan = make_plan(job, folder)
+            console.result(plan, show_plan(job, folder, plan))
         return 0
     check_cluster(settings.ray_address)
     check_memory(settings)
@@ -79,7 +87,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         check_disk(folder, job, trainer.supernet)
         if first and about is None:
             facts = {"data": data.digest, "streamed": data.streamed}
-            folder.create(settings.to_plain(), {**environment(settings.device), **facts})
+            about = {**environment(settings.device), **facts}
+            folder.create(settings.to_plain(), about, profiles=aside)
         elif first:
             folder.sweep()
         console.say(f"run folder: {folder.path}")
@@ -88,7 +97,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         return 0
     measure(folder, trainer, data, console)
     find(folder, job, trainer, data, console)
-    return finish(folder, job, trainer, data, reachable, console)
+    return finish(folder, job, trainer, data, console)
 
 
 def read_environment(folder: RunFolder) -> dict[str, Any]:
@@ -225,13 +234,12 @@ def look_for(
 
 
 def front_so_far(job: Job, store: Store) -> list[Genome]:
-    """The networks that no other beats on score and cost, by what is written down."""
-    rows = [row for row in store.rows() if row.score is not None]
-    costs = [float(getattr(row, job.budget.target)) for row in rows]
-    points = [(-row.score, cost) for row, cost in zip(rows, costs, strict=True)]  # type: ignore[operator]
-    return [Genome.from_json(rows[i].genome) for i in pareto_front(points)]
+    """The networks that no other beats on the objectives, by what is written down."""
+    front = front_of(store.rows(), job.proposals.objectives)
+    return [Genome.from_json(row.genome) for row in front]
 
 
 def best_so_far(job: Job, store: Store) -> str:
-    best = best_at_budget(store.rows(), job.budget.target, job.budget.limit, BAND)
+    proposals = job.proposals
+    best = best_at_budget(store.rows(), proposals.target, proposals.limit, BAND)
     return "" if best is None else f"best {best.name} score {best.score:.4f}"

@@ -56,7 +56,7 @@ from search.networks import NetworkProposals
 from search.proposals import BAND as AT_BUDGET
 from search.settings import Settings
 from search.workers import one_line
-from space.budget import Budget, quantity
+from space.budget import quantity
 from space.decisions import Codes
 from space.genome import Genome
 from space.search_space import Space
@@ -167,11 +167,16 @@ class OpenRun:
     @cached_property
     def level(self) -> int:
         """MACs near which the second half of the networks is: the budget, or the median of the
-        run's candidates where it does not limit MACs (of the space, where there are none)."""
-        if self.job.budget.macs is not None:
-            return self.job.budget.macs
+        run's candidates where it steers another cost (of the space, where there are none)."""
+        if self.at_limit:
+            return int(self.job.proposals.limit)
         macs = [row.macs for row in self.rows] if self.folder.database.is_file() else []
-        return int(np.median(macs)) if macs else self.job.proposals.reachable().median["macs"]
+        return int(np.median(macs) if macs else self.job.proposals.reachable().median["macs"])
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether it is MACs that the budget steers towards their limit."""
+        return self.job.proposals.target == "macs"
 
     @cached_property
     def rows(self) -> list[Any]:
@@ -190,7 +195,7 @@ class OpenRun:
 def open_run(path: Path, device: str | None, console: Console) -> OpenRun:
     """ValueError where `path` is no run, its supernet is not trained to the end, or something is
     not what the run began with."""
-    folder, settings, job = open_folder(path, device)
+    folder, settings, job = open_folder(path, device, console)
     checkpoints = Checkpoints(folder.checkpoints)
     unfinished = f"; go on with: python run_search.py --resume {path}"
     if not checkpoints.paths():
@@ -223,7 +228,7 @@ def about(
         "run": run.folder.path.name,
         "space": run.job.space.name,
         "budget": run.job.settings.budget,
-        "level": "the budget" if run.job.budget.macs else "the median candidate",
+        "level": "the budget" if run.at_limit else "the median candidate",
         "split": split,
         "images": len(images),
         "steps": steps,
@@ -263,8 +268,8 @@ def choose(run: OpenRun, count: int, seed: int) -> list[Chosen]:
             f"networks is {count}, but the space {space.name!r} has only {space.size} of them"
         )
     proposals = by_macs(run)
-    highest = proposals.budget.limit
-    lowest = run.job.proposals.reachable().smallest["macs"]
+    highest = proposals.limit
+    lowest = proposals.reachable().smallest["macs"]
     ends = [(lowest + (highest - lowest) * k / SLICES) / highest for k in range(SLICES + 1)]
     slices = [share for share in pairwise(ends) if proposals.has(*share)]
     slices = [slices[i] for i in _scattered(len(slices))] or [(0.0, 1.0)]
@@ -292,13 +297,12 @@ def choose(run: OpenRun, count: int, seed: int) -> list[Chosen]:
 def by_macs(run: OpenRun) -> NetworkProposals:
     """Proposals whose ranges are of MACs: up to the budget, or to the largest network."""
     job = run.job
-    largest = job.proposals.reachable().largest["macs"]
+    largest = int(job.proposals.reachable().largest["macs"])
     highest = min(largest, job.budget.macs or largest)
-    if highest == job.budget.macs:
+    if run.at_limit and highest == job.budget.macs:
         return job.proposals
-    return NetworkProposals(
-        job.space, job.table, Budget(macs=highest, params=job.budget.params, text=job.budget.text)
-    )
+    budget = dataclasses.replace(job.budget, macs=highest)
+    return NetworkProposals(job.space, job.table, budget, job.columns, target="macs")
 
 
 def _scattered(count: int) -> list[int]:
@@ -552,7 +556,9 @@ def report_again(run: OpenRun) -> None:
         return
     rows, job = run.rows, copy.copy(run.job)
     job.settings = run.settings
-    best = best_at_budget(rows, job.budget.target, job.budget.limit, AT_BUDGET)
-    made = make_run(run.folder, job, rows, front_of(rows), best, job.proposals.reachable())
+    proposals = job.proposals
+    best = best_at_budget(rows, proposals.target, proposals.limit, AT_BUDGET)
+    front = front_of(rows, proposals.objectives)
+    made = make_run(run.folder, job, rows, front, best, proposals.reachable())
     finished = len(rows) >= job.settings.evaluations
     write_report(run.folder.report, dataclasses.replace(made, finished=finished))

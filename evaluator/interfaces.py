@@ -86,3 +86,4 @@ class Result:
     details: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     origin: str | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)

@@ -22,7 +22,8 @@ class Row:
     classify right, 0 to 1) are None where the evaluation failed, and `error` then says why.
     `reward` is the score minus the budget term, what controllers maximise; `origin` names the
     controller that proposed the candidate, or, as `preset:convnext_t`, the published network that
-    it was made of.
+    it was made of. `costs` are those beside MACs and parameters that the search limited or wanted
+    small, by column (`space.budget.MeasuredCost`): predicted latencies in ms, memory in bytes.
     """
 
     order: int
@@ -39,6 +40,16 @@ class Row:
     seconds: float
     origin: str
     error: str | None
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+    def cost(self, name: str) -> float:
+        """MACs, parameters, or one of `costs`; ValueError, with what there is, for another."""
+        if name in ("macs", "params"):
+            return float(getattr(self, name))
+        if name not in self.costs:
+            known = ", ".join(["macs", "params", *self.costs])
+            raise ValueError(f"candidate {self.name} has no cost {name!r}; it has {known}")
+        return self.costs[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

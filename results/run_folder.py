@@ -22,8 +22,10 @@ from results.history import Row
 from results.pareto import front
 from results.store import FILE as DATABASE
 from space.machine import processor
+from space.objectives import SCORE
 
 FRONT_COLUMNS = ("name", "hash", "score", "macs", "params", "resolution", "top1", "best")
+FRONT = (SCORE, "macs")  # the objectives unless others are named
 _PACKAGES = ("torch", "numpy", "ray", "optuna", "pandas", "safetensors", "triton")
 
 
@@ -40,6 +42,7 @@ class RunFolder:
         self.supernet_facts = self.state / "supernet.json"
         self.training = self.state / "training.json"
         self.by_chance = self.state / "random.sqlite"  # a random search, to compare with
+        self.profiles = self.state / "profiles"  # of devices, by which latencies are predicted
         self.alone = self.state / "trust"  # networks that were trained alone
         self.alone_by_rungs = self.state / "finalists"  # that were trained to be chosen from
         self.finalists = path / "finalists.json"
@@ -59,21 +62,29 @@ class RunFolder:
                 f"--resume {self.path}, or choose another --name"
             )
 
-    def create(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Makes the folder with its settings; ValueError where there is one already."""
+    def create(
+        self,
+        config: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        profiles: Path | None = None,
+    ) -> None:
+        """Makes the folder with its settings, and with what is in the folder `profiles`; ValueError
+        where there is one already."""
         self.check_new()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_name(f".{self.path.name}.new-{os.getpid()}")
         made = RunFolder(fresh)
         made.state.mkdir(parents=True)
         made.write_config(config)
+        if profiles is not None and any(profiles.glob("*")):
+            shutil.copytree(profiles, made.profiles)
         write_text(made.environment, json.dumps(environment, indent=2) + "\n")
         os.replace(fresh, self.path)
 
     def sweep(self) -> None:
         """Removes what a process that was killed had begun to write: all such names start with
         a dot, or end in `.partial`."""
-        trained = (self.checkpoints, self.alone, self.alone_by_rungs)
+        trained = (self.checkpoints, self.profiles, self.alone, self.alone_by_rungs)
         for place in (self.path, self.state, *trained, self.architectures):
             for left in [*place.glob(".*"), *place.glob("*.partial")]:
                 if left.is_dir():
@@ -85,14 +96,17 @@ class RunFolder:
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         write_text(self.config, text)
 
-    def write_front(self, rows: Sequence[Row], best: Row | None) -> None:
-        """The candidates that no other beats on score and MACs, cheapest first."""
+    def write_front(self, rows: Sequence[Row], best: Row | None, costs: Sequence[str] = ()) -> None:
+        """The front as a table; each of `costs` that is none of its own columns gets one more, in
+        the unit of that cost (ms, bytes)."""
+        more = [name for name in costs if name not in FRONT_COLUMNS]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(FRONT_COLUMNS)
+        writer.writerow([*FRONT_COLUMNS, *more])
         for row in rows:
             values = (row.name, row.digest, row.score, row.macs, row.params, row.resolution)
-            writer.writerow([*values, row.top1, "yes" if row is best else ""])
+            others = [row.cost(name) for name in more]
+            writer.writerow([*values, row.top1, "yes" if row is best else "", *others])
         write_text(self.front, out.getvalue())
 
 
@@ -117,16 +131,21 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def front_of(rows: Sequence[Row]) -> list[Row]:
-    """The rows that no other beats on score and MACs, cheapest first; equal ones by digest."""
-    scored = sorted((r for r in rows if r.score is not None), key=lambda r: (r.macs, r.digest))
-    points = [(float(row.macs), -(row.score or 0.0)) for row in scored]
+def front_of(rows: Sequence[Row], objectives: Sequence[str] = FRONT) -> list[Row]:
+    """The rows that no other beats on the objectives, of which the score is to be large and costs
+    are to be small; by the first cost, cheapest first, and equal ones by digest."""
+    costs = [name for name in objectives if name != SCORE]
+    scored = sorted(
+        (row for row in rows if row.score is not None),
+        key=lambda row: (row.cost(costs[0]), row.digest),
+    )
+    points = [(*map(row.cost, costs), -(row.score or 0.0)) for row in scored]
     return [scored[i] for i in sorted(front(points))]
 
 
-def best_at_budget(rows: Sequence[Row], target: str, limit: int, band: float) -> Row | None:
+def best_at_budget(rows: Sequence[Row], target: str, limit: float, band: float) -> Row | None:
     """The highest reward among those that use at least `band` of the limit on `target`."""
-    inside = [r for r in rows if r.reward is not None and getattr(r, target) >= band * limit]
+    inside = [row for row in rows if row.reward is not None and row.cost(target) >= band * limit]
     return max(inside, key=lambda row: (row.reward or 0.0, row.digest), default=None)
 
 

@@ -20,7 +20,7 @@ from space.genome import Genome
 FILE = "candidates.sqlite"
 
 _APPLICATION = 0x4348494D  # "CHIM", in the file's header: says that a file is one of ours
-_VERSION = 1
+_VERSION = 2  # 1 had no costs
 _WAIT_SECONDS = 60  # for a reader, or for the search, to finish its transaction
 _TABLES = """
 CREATE TABLE candidates (
@@ -38,12 +38,14 @@ CREATE TABLE candidates (
     seconds REAL NOT NULL,
     origin TEXT NOT NULL,
     error TEXT,
-    details TEXT NOT NULL
+    details TEXT NOT NULL,
+    costs TEXT NOT NULL DEFAULT '{}'
 );
 CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 0), data BLOB NOT NULL);
 """
 _COLUMNS = "number, name, digest, genome, status, score, top1, macs, params, resolution, reward"
 _COLUMNS += ", seconds, origin, error"
+_ADD_COSTS = "ALTER TABLE candidates ADD COLUMN costs TEXT NOT NULL DEFAULT '{}'"
 
 
 class Evaluated(Protocol):
@@ -65,6 +67,8 @@ class Evaluated(Protocol):
     def error(self) -> str | None: ...
     @property
     def origin(self) -> str | None: ...
+    @property
+    def costs(self) -> Mapping[str, float]: ...
 
 
 def network_name(cost: Cost, digest: str) -> str:
@@ -77,7 +81,8 @@ def network_name(cost: Cost, digest: str) -> str:
 class Store:
     """The database at `path`, made where there is none.
 
-    With `readonly` it must be there. Others can read while a search writes. ValueError where the
+    With `readonly` it must be there. Others can read while a search writes. One of an older format
+    is read as it is, and brought up to date where it is opened for writing. ValueError where the
     file is not such a database; OSError where it cannot be read or written, such as on a full
     disk. A transaction survives the death of the process, but perhaps not that of the machine.
     """
@@ -109,9 +114,14 @@ class Store:
                     self._database.execute(f"PRAGMA user_version = {_VERSION}")
         if self._number("PRAGMA application_id") != _APPLICATION:
             raise ValueError(f"{self.path} is not a database of candidates")
+        if not readonly and self._number("PRAGMA user_version") == 1:
+            with self._transaction():
+                if self._number("PRAGMA user_version") == 1:  # and not by another process since
+                    self._database.execute(_ADD_COSTS)
+                    self._database.execute(f"PRAGMA user_version = {_VERSION}")
         version = self._number("PRAGMA user_version")
-        if version != _VERSION:
-            raise ValueError(f"{self.path} has format {version}; this reads {_VERSION}")
+        if version not in (1, _VERSION):
+            raise ValueError(f"{self.path} has format {version}; this reads 1 and {_VERSION}")
 
     def _number(self, query: str) -> int:
         return int(self._database.execute(query).fetchone()[0])
@@ -122,7 +132,7 @@ class Store:
         ValueError where a candidate is there already."""
         with self._errors(), self._transaction():
             number = self._number("SELECT count(*) FROM candidates")
-            marks = ", ".join("?" * 15)
+            marks = ", ".join("?" * 16)
             self._database.executemany(
                 f"INSERT INTO candidates VALUES ({marks})",
                 [_record(number + i, result, origin) for i, result in enumerate(results)],
@@ -132,8 +142,9 @@ class Store:
     def rows(self) -> list[Row]:
         """All candidates, in the order in which they were added."""
         with self._errors():
+            costs = "'{}'" if self._number("PRAGMA user_version") == 1 else "costs"
             found = self._database.execute(
-                f"SELECT {_COLUMNS} FROM candidates ORDER BY number"
+                f"SELECT {_COLUMNS}, {costs} FROM candidates ORDER BY number"
             ).fetchall()
         return [_row(record) for record in found]
 
@@ -201,9 +212,11 @@ def _record(number: int, result: Evaluated, origin: str) -> tuple[Any, ...]:
         result.origin or origin,
         result.error,
         json.dumps(details),
+        json.dumps(dict(result.costs)),
     )
 
 
 def _row(record: Sequence[Any]) -> Row:
-    number, name, digest, genome, *others = record
-    return Row(number, name, digest, json.loads(genome), *others)
+    number, name, digest, genome, *others, costs = record
+    values = number, name, digest, json.loads(genome), *others, json.loads(costs)
+    return Row(*values)

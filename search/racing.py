@@ -29,7 +29,6 @@ from search.interfaces import Outcome
 from search.proposals import BAND
 from search.reward import absolute_reward
 from search.workers import Done, Unit, one_line
-from space.genome import Genome
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -174,13 +173,16 @@ def _values(measured: Measured) -> Floats:
 class Racer:
     """Scores units of candidates; one that cannot come onto the front any more drops out early.
 
-    It drops out where one candidate that uses no more of the budget is ahead of it in reward, from
-    its unit or from the front that came with it (at the budget, only one that is there, too). What
-    has dropped out keeps a score: that of the best such rival on all images, less its distance on
-    the images that both were seen on; so it never comes out above. `details` says on how many
-    images a score rests (`images`).
+    It drops out where one candidate that uses no more of the budget, and costs no more in any
+    objective, is ahead of it in reward, from its unit or from the front that came with it (at the
+    budget, only one that is there, too). Such a rival has the higher score: of two that use no more
+    than the budget, the reward takes more off the one that uses less. So whoever drops out is on no
+    front of scores and costs, whatever the number of objectives. What has dropped out keeps a
+    score: that of the best such rival on all images, less its distance on the images that both were
+    seen on; so it never comes out above. `details` says on how many images a score rests
+    (`images`).
 
-    `use` is a network's share of the budget. With a single look, at all images, nobody drops out.
+    Costs come with each unit. With a single look, at all images, nobody drops out.
     """
 
     def __init__(
@@ -188,23 +190,22 @@ class Racer:
         evaluator: GroupEvaluator,
         looks: Sequence[int],
         *,
-        use: Callable[[Genome], float],
         error: float = 0.01,
     ):
         self._evaluator, self._looks, self._error = evaluator, tuple(looks), error
-        self._use = use
 
     def work(self, unit: Unit) -> Done:
         begun, genomes = time.perf_counter(), unit.candidates
+        if not genomes:
+            return Done([])
         found_again = self._missing(unit) if len(self._looks) > 1 else {}
         everyone = {**unit.known, **found_again}
         front = [g for g in unit.front if g.digest in everyone] if len(self._looks) > 1 else []
-        uses = np.array([self._use(genome) for genome in (*genomes, *front)])
-        mine = uses[: len(genomes), None]
-        # Rows are those that may be pushed out, columns those that may do it.
-        rivals = (uses[None] <= mine) & ((mine < BAND) | (uses[None] >= BAND))
-        np.fill_diagonal(rivals, False)
-        offsets = np.array([absolute_reward(0.0, use) for use in uses])
+        costs = np.ones((len(genomes) + len(front), 1))
+        if len(self._looks) > 1:
+            costs = np.array([unit.costs[genome.digest] for genome in (*genomes, *front)], float)
+        rivals = _rivals(costs, len(genomes))
+        offsets = np.array([absolute_reward(0.0, use) for use in costs[:, 0]])
         known = [everyone[genome.digest] for genome in front]
         ended = race(
             lambda which, first, last: self._evaluator.measure(
@@ -258,6 +259,15 @@ class Racer:
             for genome, one in zip(missing, found, strict=True)
             if not isinstance(one, Exception)
         }
+
+
+def _rivals(costs: Floats, count: int) -> Flags:
+    """(`count`, N): which of N networks may push out which of the first `count`, from their costs
+    (N, 1 + K), of which the first is the use of the budget: those that cost no more in anything."""
+    use, mine = costs[None, :, 0], costs[:count, None, 0]
+    rivals = (costs[None] <= costs[:count, None]).all(axis=2) & ((mine < BAND) | (use >= BAND))
+    np.fill_diagonal(rivals, False)
+    return np.asarray(rivals)
 
 
 def _estimate(seen: Floats, rivals: Sequence[Floats]) -> float:

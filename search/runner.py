@@ -16,11 +16,18 @@ class UnitRunner:
 
     A batch over which workers die is handed out again one by one, so that only the candidate which
     kills them fails. `front` gives the networks that candidates race (`search.racing`): what
-    workers have found of these travels with each unit, so that nobody measures them again.
+    workers have found of these travels with each unit, so that nobody measures them again. `costs`
+    gives what is known of networks beforehand (`search.workers.Unit`), where they race.
     """
 
-    def __init__(self, workers: Workers, front: Callable[[], Sequence[Genome]] = list):
-        self._workers, self._front = workers, front
+    def __init__(
+        self,
+        workers: Workers,
+        front: Callable[[], Sequence[Genome]] = list,
+        costs: Callable[[Sequence[Genome]], Sequence[Sequence[float]]] | None = None,
+    ):
+        self._workers, self._front, self._costs_of = workers, front, costs
+        self._costs: dict[str, Sequence[float]] = {}
         self._known: dict[str, ImageOutcomes] = {}  # of networks that may be on the front
         self._batches: dict[int, Sequence[Any]] = {}  # under way
         self._split: dict[int, dict[int, Outcome]] = {}  # that are handed out one by one
@@ -37,7 +44,19 @@ class UnitRunner:
         front = list(self._front())
         digests = {genome.digest for genome in front}
         self._known = {digest: one for digest, one in self._known.items() if digest in digests}
-        return Unit(candidates, front, dict(self._known))
+        return Unit(candidates, front, dict(self._known), self._costs_among(candidates, front))
+
+    def _costs_among(
+        self, candidates: Sequence[Any], front: Sequence[Genome]
+    ) -> dict[str, Sequence[float]]:
+        if self._costs_of is None:
+            return {}
+        networks = {genome.digest: genome for genome in (*candidates, *front)}
+        new = {digest: one for digest, one in networks.items() if digest not in self._costs}
+        found = self._costs_of(list(new.values())) if new else []
+        known = self._costs | dict(zip(new, found, strict=True))
+        self._costs = {genome.digest: known[genome.digest] for genome in front}
+        return {digest: known[digest] for digest in networks}
 
     def next(self) -> dict[int, list[Outcome]]:
         ended: dict[int, list[Outcome]] = {}

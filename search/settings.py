@@ -19,6 +19,7 @@ class Settings:
     """One run. Raises ValueError, naming the setting and what is allowed."""
 
     budget: str
+    objectives: tuple[str, ...] = ()  # score and costs; none: score and the cost that is steered
     flops_per_mac: int = 1  # 2 for those who count a MAC as two FLOPs
     space: str = "unified"
     space_definition: Mapping[str, Any] = field(default_factory=dict)  # the space file's content
@@ -81,6 +82,9 @@ class Settings:
             )
         if self.prefix_memory < 0:
             raise ValueError(f"prefix_memory is {self.prefix_memory!r}, but must be at least 0")
+        for name in self.objectives:
+            if not isinstance(name, str):
+                raise ValueError(f"objectives holds {name!r}, but must hold names")
         for path in self.plugins:
             if not isinstance(path, str):
                 raise ValueError(f"plugins holds {path!r}, but must hold paths of files")
@@ -90,6 +94,7 @@ class Settings:
         return {
             "format": FORMAT,
             **asdict(self),
+            "objectives": list(self.objectives),
             "plugins": list(self.plugins),
             "zero_cost": list(self.zero_cost),
         }
@@ -113,7 +118,7 @@ class Settings:
             if not isinstance(value, expected) or (isinstance(value, bool) and expected != (bool,)):
                 names = " or ".join("nothing" if t is type(None) else t.__name__ for t in expected)
                 raise ValueError(f"{name} is {value!r}, but must be of type {names}")
-        for name in ("plugins", "zero_cost"):
+        for name in ("objectives", "plugins", "zero_cost"):
             values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
@@ -142,6 +147,7 @@ _SPECIAL: dict[str, tuple[type, ...]] = {
     "in_flight": (int, type(None)),
     "space_definition": (dict,),
     "training": (dict,),
+    "objectives": (list, tuple),
     "plugins": (list, tuple),
     "zero_cost": (list, tuple),
     "proxy_width": (float, int),

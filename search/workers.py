@@ -19,20 +19,27 @@ from space.genome import Genome
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Candidates, the networks that they race, and what is known of some of these by digest."""
+    """Candidates, the networks that they race, and by digest what is known of some of these.
+
+    `costs` are what is known of all of them before they are seen, by digest: the share of the
+    budget that each uses, then the costs that are objectives. They travel with the unit, so that no
+    worker has to know how a cost is come by.
+    """
 
     candidates: Sequence[Any]
     front: Sequence[Genome] = ()
     known: Mapping[str, ImageOutcomes] = field(default_factory=dict)
+    costs: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def to_plain(self) -> tuple[Any, ...]:
         """With networks as JSON: another process may have to import their parts first."""
-        return [_plain(one) for one in self.candidates], [_plain(g) for g in self.front], self.known
+        networks = [_plain(one) for one in self.candidates], [_plain(g) for g in self.front]
+        return *networks, self.known, self.costs
 
     @classmethod
     def from_plain(cls, plain: tuple[Any, ...]) -> Unit:
-        candidates, front, known = plain
-        return cls([_candidate(one) for one in candidates], [_candidate(g) for g in front], known)
+        candidates, front, *known = plain
+        return cls([_candidate(one) for one in candidates], [_candidate(g) for g in front], *known)
 
 
 def _plain(candidate: Any) -> Any:

@@ -59,7 +59,7 @@ def content(folder):
 
 OPTIONS = {
     "no budget": ({"budget": None}, ["--budget is missing", "4GFLOPs"]),
-    "unit": ({"budget": "4Gfoo"}, ["'4Gfoo'", "FLOPs, MACs and params"]),
+    "unit": ({"budget": "4Gfoo"}, ["'4Gfoo'", "FLOPs, MACs, params, us, ms, s"]),
     "no number": ({"budget": "GFLOPs"}, ["'GFLOPs'", "a number"]),
     "empty budget": ({"budget": ""}, ["budget ''"]),
     "zero": ({"budget": "0FLOPs"}, ["'0FLOPs'", "above zero"]),

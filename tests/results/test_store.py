@@ -27,7 +27,8 @@ def result(i):
     if i % 3 == 2:
         return Result(genome, genome.cost(), seconds=0.5, error="it broke")
     details = {"top1": i / 20, "loss": 1.5} if i % 2 else {}
-    return Result(genome, genome.cost(), 0.1 + i / 30, 0.1 * i - 1 / 3, i / 7, details)
+    costs = {"latency@cpu": 1 / (1 + i), "memory": 1e6} if i % 2 else {}
+    return Result(genome, genome.cost(), 0.1 + i / 30, 0.1 * i - 1 / 3, i / 7, details, costs=costs)
 
 
 @pytest.fixture
@@ -54,6 +55,17 @@ def test_rows_say_what_was_added(path):
         assert (row.status, row.error) == (("failed", "it broke") if i == 2 else ("ok", None))
         assert row.origin == ("random" if i == 2 else "evolution")
         assert row.name == network_name(told.cost, told.genome.digest)
+        assert row.costs == told.costs
+        for name, value in {
+            **told.costs,
+            "macs": told.cost.macs,
+            "params": told.cost.params,
+        }.items():
+            assert row.cost(name) == value
+        with pytest.raises(
+            ValueError, match=f"{row.name} has no cost 'speed'; it has macs, params"
+        ):
+            row.cost("speed")
 
 
 def test_other_details_are_kept_too(path):
@@ -164,6 +176,36 @@ def test_a_full_disk(path):
         assert store.state() == b"small"
 
 
+def older(path):
+    """As format 1 was: the same without costs."""
+    with Store(path) as store:
+        store.append([result(0), result(1)], "x", lambda: b"state")
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE candidates DROP COLUMN costs")
+        database.execute("PRAGMA user_version = 1")
+
+
+def test_an_older_format_is_read_as_it_is(path):
+    older(path)
+    before = path.read_bytes()
+    with Store(path, readonly=True) as store:
+        assert [row.costs for row in store.rows()] == [{}, {}]
+        assert store.state() == b"state"
+    assert path.read_bytes() == before
+
+
+def test_an_older_format_goes_on_as_the_new_one(path):
+    older(path)
+    reader = Store(path, readonly=True)  # from before, while another process writes
+    with Store(path) as store:
+        assert [row.costs for row in store.rows()] == [{}, {}]
+        store.append([result(3)], "x", lambda: b"")
+        assert [row.costs for row in store.rows()] == [{}, {}, result(3).costs]
+        assert reader.rows() == store.rows()
+    with Store(path) as store:
+        assert len(store.rows()) == 3
+
+
 def other_database(path):
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE candidates (x)")
@@ -176,7 +218,7 @@ def text(path):
 def newer(path):
     Store(path).close()
     with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version = 2")
+        database.execute("PRAGMA user_version = 3")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +226,7 @@ def newer(path):
     [
         (other_database, "is not a database of candidates"),
         (text, "is not a database of candidates"),
-        (newer, "has format 2; this reads 1"),
+        (newer, "has format 3; this reads 1 and 2"),
     ],
 )
 @pytest.mark.parametrize("readonly", [False, True])

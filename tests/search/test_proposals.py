@@ -35,7 +35,7 @@ def assert_fits(proposals, rows, low=0.0, high=1.0):
     assert ((rows >= 0) & (rows < space.cardinalities)).all()
     for name, limit in budget.limits().items():
         assert (costs(space, rows, name) <= limit).all()
-    use = costs(space, rows, budget.target) / budget.limit
+    use = costs(space, rows, proposals.target) / proposals.limit
     assert (use >= low).all()
     assert (use <= high).all()
 
@@ -46,7 +46,7 @@ def feasible(proposals, rows, low=0.0, high=1.0):
     inside = np.ones(len(rows), bool)
     for name, limit in budget.limits().items():
         inside &= table.column(rows, name) <= limit
-    use = table.column(rows, budget.target) / budget.limit
+    use = table.column(rows, proposals.target) / proposals.limit
     return rows[inside & (use >= low) & (use <= high)]
 
 

@@ -194,8 +194,10 @@ def networks(toy):
 
 
 def runner(table, use, front=list, images=1200, **options):
-    racer = Racer(table, looks(images), use=lambda g: use[g.digest], **options)
-    return UnitRunner(InProcess(racer), lambda: front())
+    racer = Racer(table, looks(images), **options)
+    return UnitRunner(
+        InProcess(racer), lambda: front(), lambda genomes: [(use[g.digest],) for g in genomes]
+    )
 
 
 def dominated(i, genomes, means, use):
@@ -255,7 +257,7 @@ def test_candidates_race_the_front_so_far(networks):
 def test_without_looks_all_see_all(networks):
     genomes, _ = networks
     values = population(np.random.default_rng(9), count=len(genomes))
-    racer = Racer(Table(genomes, values), (1200,), use=lambda g: 0.5)
+    racer = Racer(Table(genomes, values), (1200,))
     plain = UnitRunner(InProcess(racer))
     outcomes = plain.run(genomes)
     assert [o.score.score for o in outcomes] == pytest.approx(values.mean(1).tolist(), rel=1e-12)
