@@ -1,0 +1,70 @@
+"""A device whose times are known: a runtime without a clock."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from space.device import Device
+from space.genome import Genome
+from space.part_list import Sited
+
+
+def part_ms(sited: Sited) -> float:
+    """What a part takes: a roofline with an overhead, other for each kind."""
+    cost, kind = sited.cost(), len(sited.part.kind)
+    return 0.01 * kind + cost.macs / 1e6 + cost.bytes_moved / 1e5
+
+
+def network_ms(genome: Genome) -> float:
+    return 0.3 + sum(part_ms(Sited(p.part, p.site)) for p in genome.parts())
+
+
+class Standing(nn.Module):
+    """Stands for a network."""
+
+    def __init__(self, genome: Genome):
+        super().__init__()
+        self.genome = genome
+
+
+class KnownRunner:
+    def __init__(self, runtime: KnownRuntime, genome: Genome):
+        self._runtime, self._genome = runtime, genome
+
+    def time(self) -> float:
+        return network_ms(self._genome) * self._runtime.factor()
+
+    def time_parts(self) -> list[float]:
+        factor = self._runtime.factor()
+        return [part_ms(Sited(p.part, p.site)) * factor for p in self._genome.parts()]
+
+
+class KnownRuntime:
+    """`drift(n)` is how much slower the machine is at its n-th pass; `noise` is relative."""
+
+    def __init__(self, drift: Any = None, noise: float = 0.0, **environment: Any):
+        self.device, self.passes = Device(), 0
+        self._drift, self._noise = drift or (lambda n: 1.0), noise
+        self._rng, self._environment = np.random.default_rng(0), environment
+
+    def factor(self) -> float:
+        self.passes += 1
+        return self._drift(self.passes) * float(np.exp(self._noise * self._rng.standard_normal()))
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        yield
+
+    def fresh(self, genome: Genome) -> nn.Module:
+        return Standing(genome)
+
+    def prepare(self, network: Any, shape: tuple[int, int, int, int]) -> KnownRunner:
+        return KnownRunner(self, network.genome)
+
+    def environment(self) -> dict[str, Any]:
+        return {"device": "known", **self._environment}
