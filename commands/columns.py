@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from commands.latency import latency_column
 from results.console import Console
 from search.networks import CostColumn
 from search.problem import Floats
@@ -47,13 +48,6 @@ class Renamed:
 
     def __call__(self, codes: Codes) -> Floats:
         return self.column(codes)
-
-
-def latency_column(
-    space: Space, device: Device, *, keep: Path | None, console: Console
-) -> CostColumn:
-    """Predicted ms of one pass on `device`."""
-    raise ValueError("not yet: budgets of latency")
 
 
 def memory_column(space: Space, device: Device) -> CostColumn:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from commands.job import CALIBRATION_IMAGES, SCORE_MEANING, Job
 from commands.options import preset_facts
+from commands.settle import Measurements, latency_limits, within
 from evaluator.data import ImageData
 from results.console import Console, table
 from results.history import Row, Run
@@ -48,8 +49,9 @@ def finish(
     with Store(folder.database, readonly=True) as store:
         rows = store.rows()
     proposals = job.proposals
-    front = front_of(rows, proposals.objectives)
-    best = best_at_budget(rows, proposals.target, proposals.limit, BAND)
+    inside = within(rows, Measurements.read(folder.measured), latency_limits(job))
+    front = front_of(inside, proposals.objectives)
+    best = best_at_budget(inside, proposals.target, proposals.limit, BAND)
     folder.write_front(front, best, proposals.cost_names)
     chosen = to_export(front, best, job.settings.exports)
     with console.progress("exporting networks", len(chosen)) as meter:

@@ -16,6 +16,7 @@ from commands.job import Job, check_cluster, check_memory, make_runner
 from commands.options import resolve, resumed_settings
 from commands.plan import compares, make_plan, show_plan, starts_text
 from commands.promising import promising
+from commands.settle import settle
 from commands.train import measure, train
 from evaluator.data import ImageData, load_data
 from results.console import Console
@@ -97,6 +98,7 @@ def _run(options: argparse.Namespace, console: Console, aside: Path) -> int:
         return 0
     measure(folder, trainer, data, console)
     find(folder, job, trainer, data, console)
+    settle(folder, job, trainer, data, console)
     return finish(folder, job, trainer, data, console)
 
 

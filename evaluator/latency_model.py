@@ -152,10 +152,11 @@ class LatencyColumn:
         table = model.table(PartList(space).parts)
         return cls(space, device, np.asarray(table.ms, float), table.offset_ms, table.scale)
 
-    def __call__(self, codes: Codes) -> Floats:
+    def __call__(self, codes: Codes) -> NDArray[np.float64]:
         numbers = self._places.of(codes)
         assert NONE == -1, "the last entry of the padded table"
-        return self.offset_ms + self.scale * self._padded[numbers].sum(axis=1)
+        sums = self._padded[numbers].sum(axis=1)
+        return np.asarray(self.offset_ms + self.scale * sums, np.float64)
 
     def to_plain(self) -> dict[str, Any]:
         return {

@@ -43,6 +43,7 @@ class RunFolder:
         self.training = self.state / "training.json"
         self.by_chance = self.state / "random.sqlite"  # a random search, to compare with
         self.profiles = self.state / "profiles"  # of devices, by which latencies are predicted
+        self.measured = self.state / "measured.json"  # latencies of exported networks
         self.alone = self.state / "trust"  # networks that were trained alone
         self.alone_by_rungs = self.state / "finalists"  # that were trained to be chosen from
         self.finalists = path / "finalists.json"
