@@ -53,7 +53,9 @@ def main() -> int:
                 begun = time.perf_counter()
                 searched(way, job, trainer, data, store)
                 seconds.setdefault(way, []).append(time.perf_counter() - begun)
-                found = best_at_budget(store.rows(), job.budget.target, job.budget.limit, BAND)
+                found = best_at_budget(
+                    store.rows(), job.proposals.target, job.proposals.limit, BAND
+                )
                 best[way] = float(found.score) if found is not None and found.score else 0.0
     result = {
         "benchmark": "search_speed",

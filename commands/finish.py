@@ -160,6 +160,8 @@ def make_run(
         by_chance=by_chance,
         trust=read_card(folder),
         trust_command=trust_command(folder),
+        target=job.proposals.target,
+        objectives=job.proposals.objectives,
     )
 
 

@@ -4,37 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from results.history import Row
-from results.pareto import hypervolume_2d
+from results.pareto import front, hypervolume
+from space.objectives import SCORE
 
 POINTS = 100  # of each curve, about
 
 
 def against_chance(
-    rows: Sequence[Row], by_chance: Sequence[Row], who: str, target: str, limit: float, band: float
+    rows: Sequence[Row],
+    by_chance: Sequence[Row],
+    who: str,
+    limits: Mapping[str, float],
+    target: str,
+    band: float,
+    objectives: Sequence[str],
 ) -> dict[str, Any]:
     """`curves`: for each search, at some numbers of evaluations, `best`, the highest score of a
-    network that uses at least `band` of the `limit` on `target` (None where there is none yet), and
-    `volume`, the area that its front dominates, as a share of what the better of both dominates in
-    the end. `final`: the last entry of each search, by name. Empty where one has no score.
+    network that uses at least `band` of the limit on `target` (None where there is none yet), and
+    `volume`, what its front dominates, as a share of what the better of both dominates in the end.
+    `final`: the last entry of each search, by name. Empty where one has no score.
 
-    The area is that of score against `target`, up to the limit and down to the lowest score that
-    either has found (`results.pareto.hypervolume_2d`).
+    The volume is that of the objectives (`results.pareto.hypervolume`), up to the limit of each
+    cost, or the most that either has found where it has none, and down to the lowest score that
+    either has found.
     """
-    searches = {who: _points(rows, target), "random": _points(by_chance, target)}
-    scores = [score for found in searches.values() for _, score in found if score is not None]
-    if not all(any(score is not None for _, score in found) for found in searches.values()):
+    costs = [name for name in objectives if name != SCORE]
+    searches = {who: _points(rows, costs, target), "random": _points(by_chance, costs, target)}
+    if not all(any(point for point in found) for found in searches.values()):
         return {"curves": [], "final": {}}
-    corner = (math.nextafter(limit, math.inf), -min(scores))
+    scored = [point for found in searches.values() for point in found if point]
+    worst = [max(values) for values in zip(*(point.values for point in scored), strict=True)]
+    corner = [
+        *(
+            math.nextafter(limits.get(name, most), math.inf)
+            for name, most in zip(costs, worst, strict=False)
+        ),
+        worst[-1],
+    ]
     curves: list[dict[str, Any]] = []
     final: dict[str, Mapping[str, Any]] = {}
     for name, found in searches.items():
-        for n in _places(len(found)):
-            known = [(cost, score) for cost, score in found[:n] if score is not None]
-            best = max((score for cost, score in known if cost >= band * limit), default=None)
-            volume = hypervolume_2d([(cost, -score) for cost, score in known], corner)
+        best: float | None = None
+        unbeaten: list[tuple[float, ...]] = []
+        for first, n in pairwise((0, *_places(len(found)))):
+            new = [point for point in found[first:n] if point]
+            inside = [point.score for point in new if point.target >= band * limits[target]]
+            best = max([*inside, *([] if best is None else [best])], default=None)
+            unbeaten += [point.values for point in new]
+            unbeaten = [unbeaten[i] for i in front(unbeaten)]
+            volume = hypervolume(unbeaten, corner)
             curves.append({"n": n, "who": name, "best": best, "volume": volume})
         final[name] = curves[-1]
     whole = max(point["volume"] for point in final.values())
@@ -43,15 +65,22 @@ def against_chance(
     return {"curves": curves, "final": final}
 
 
-def _points(rows: Sequence[Row], target: str) -> list[tuple[float, float | None]]:
-    """Cost and score of each evaluation; the score is None where it failed."""
+class _Point(NamedTuple):
+    """What is to be small of a candidate (the score negated, and last), and what it uses."""
+
+    values: tuple[float, ...]
+    score: float
+    target: float
+
+
+def _points(rows: Sequence[Row], costs: Sequence[str], target: str) -> list[_Point | None]:
+    """Of each evaluation; None where it failed."""
     return [
-        (float(getattr(row, target)), row.score if _is_number(row.score) else None) for row in rows
+        _Point((*map(row.cost, costs), -row.score), row.score, row.cost(target))
+        if row.score is not None and math.isfinite(row.score)
+        else None
+        for row in rows
     ]
-
-
-def _is_number(score: float | None) -> bool:
-    return score is not None and math.isfinite(score)
 
 
 def _places(count: int) -> list[int]:

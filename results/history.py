@@ -59,8 +59,10 @@ class Run:
     - `settings`: every setting, resolved; `environment`: versions, device, commit.
     - `front`: digests of the candidates that no other beats; `best`: digest of the best network
       inside the budget, None where there is none.
-    - `budget`: upper limits by name (`macs`, `params`, ...; None for no limit) and `text`, the
-      budget as the user wrote it.
+    - `budget`: upper limits by name (`macs`, `params`, `latency@cpu`, ...; None for no limit) and
+      `text`, the budget as the user wrote it. `target` names the cost that was steered towards its
+      limit; without it, it is MACs where they are limited, else parameters.
+    - `objectives`: what the front is of, the score and names of costs.
     - `presets`: published networks, each with `name`, `macs`, `params`, `top1`, `resolution`,
       `source`, and perhaps `kind`. `macs` and `params` are those of `Genome.cost()`, so that they
       compare; `top1` is in percent, as published (a value of at most 1 is read as a share), None
@@ -96,3 +98,5 @@ class Run:
     by_chance: Sequence[Row] = ()
     trust: Mapping[str, Any] | None = None
     trust_command: str = "python run_search.py trust RUN"
+    target: str | None = None
+    objectives: Sequence[str] = ("score", "macs")

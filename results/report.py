@@ -156,12 +156,25 @@ def _listing(row: Row, run: Run) -> dict[str, Any]:
 
 def _against_chance(run: Run) -> dict[str, Any]:
     """The curves of this search and of the random one; empty without one or without a limit."""
-    target = "macs" if run.budget.get("macs") else "params"
-    limit = run.budget.get(target)
-    if not limit or not run.by_chance:
+    target, limits = _target(run), _positive(run.budget)
+    if target not in limits or not run.by_chance:
         return {"curves": [], "final": {}}
     who = str(run.settings.get("controller", "this search"))
-    return against_chance(run.rows, run.by_chance, who, target, limit, BAND)
+    return against_chance(run.rows, run.by_chance, who, limits, target, BAND, run.objectives)
+
+
+def _target(run: Run) -> str:
+    """The cost that the search steered towards its limit."""
+    return run.target or ("macs" if run.budget.get("macs") else "params")
+
+
+def _positive(budget: Mapping[str, Any]) -> dict[str, float]:
+    """The limits of the budget, by cost."""
+    return {
+        name: limit
+        for name, limit in budget.items()
+        if isinstance(limit, int | float) and not isinstance(limit, bool) and limit > 0
+    }
 
 
 def _limits(budget: Mapping[str, Any], best: Row | None) -> list[dict[str, Any]]:

@@ -230,6 +230,7 @@ class Networks:
     def __init__(self, proposals: NetworkProposals, origins: Mapping[str, str] | None = None):
         self._proposals, self._origins = proposals, origins or {}
         self._under_way: dict[Row, _Known] = {}
+        self._kept = [name for name in proposals.cost_names if name not in ("macs", "params")]
 
     def candidate(self, row: Row) -> Genome:
         known = self._under_way[row] = self._known(row)
@@ -242,9 +243,8 @@ class Networks:
         codes, problem = np.array([row], np.int64), self._proposals.problem
         values = dict(zip(problem.cost_names, problem.costs(codes)[0].tolist(), strict=True))
         cost = Cost(**{name: int(values[name]) for name in COSTS})
-        use = float(self._proposals.use(codes)[0])
-        names = {*(c.name for c in self._proposals.columns), *problem.wanted_small}
-        costs = {name: float(values[name]) for name in values if name in names - _OWN}
+        costs = {name: float(values[name]) for name in self._kept}
+        use = values[self._proposals.target] / self._proposals.limit
         return _Known(self._proposals.space.decode(row), cost, costs, use)
 
     def trial(self, row: Row, outcome: Outcome) -> Trial:
@@ -267,9 +267,6 @@ class Networks:
             error=None if score is not None else outcome.error,
             origin=self._origins.get(known.genome.digest),
         )
-
-
-_OWN = {"macs", "params"}  # costs that a candidate has a place for in any case
 
 
 @dataclass(frozen=True, slots=True)

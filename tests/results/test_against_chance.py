@@ -3,8 +3,12 @@ import random
 
 import pytest
 
-from results.against_chance import against_chance
+from results.against_chance import against_chance as against
 from results.history import Row
+
+
+def against_chance(mine, chance, who, target, limit, band, objectives=("score", "macs")):
+    return against(mine, chance, who, {target: limit}, target, band, objectives)
 
 
 def row(order, macs, score):
@@ -67,3 +71,39 @@ def test_long_searches_are_thinned_out():
     mine = [p["n"] for p in found["curves"] if p["who"] == "ppo"]
     assert len(mine) <= 106
     assert mine[-1] == 1050
+
+
+def test_three_objectives_by_counting_cubes():
+    """One cost has a limit, the other goes as far as the dearest that was found."""
+    rng = random.Random(1)
+
+    def some(count, factor):
+        return [
+            dataclasses.replace(
+                row(i, rng.randrange(1, 20), rng.random() * factor),
+                costs={"latency@cpu": float(rng.randrange(1, 16))},
+            )
+            for i in range(count)
+        ]
+
+    mine, chance = some(40, 1.0), some(40, 0.8)
+    found = against_chance(mine, chance, "nsga2", "macs", 20, 0.9, ("score", "macs", "latency@cpu"))
+    lowest = min(r.score for r in mine + chance)
+    slowest = max(r.costs["latency@cpu"] for r in mine + chance)
+
+    def volume(rows):
+        total = 0.0
+        for cost in range(20):
+            for latency in range(int(slowest)):
+                heights = [
+                    r.score - lowest
+                    for r in rows
+                    if r.macs <= cost and r.costs["latency@cpu"] <= latency
+                ]
+                total += max(heights, default=0.0)
+        return total
+
+    whole = max(volume(mine), volume(chance))
+    for point in found["curves"]:
+        rows = (mine if point["who"] == "nsga2" else chance)[: point["n"]]
+        assert point["volume"] == pytest.approx(volume(rows) / whole, rel=1e-9, abs=1e-12)

@@ -2,10 +2,12 @@
 
 import math
 import random
+from itertools import combinations, permutations
 
+import numpy as np
 import pytest
 
-from results.pareto import front, hypervolume_2d
+from results.pareto import front, hypervolume
 
 NAN, INF = math.nan, math.inf
 
@@ -67,17 +69,65 @@ def test_hypervolume_counts_unit_squares(seed):
         for column in range(right)
         for row in range(top)
     )
-    assert hypervolume_2d(points, (right, top)) == squares
+    assert hypervolume(points, (right, top)) == squares
 
 
 def test_hypervolume_leaves_out_what_is_outside():
-    assert hypervolume_2d([(1, 1), (NAN, 0), (0, NAN), (5, 0), (4, 0)], (4, 3)) == 6
-    assert hypervolume_2d([], (1, 1)) == 0
-    assert hypervolume_2d([(-2.5, 0.5)], (0, 1)) == 1.25
+    assert hypervolume([(1, 1), (NAN, 0), (0, NAN), (5, 0), (4, 0)], (4, 3)) == 6
+    assert hypervolume([], (1, 1)) == 0
+    assert hypervolume([(-2.5, 0.5)], (0, 1)) == 1.25
 
 
 def test_hypervolume_refuses():
-    with pytest.raises(ValueError, match="two objectives"):
-        hypervolume_2d([(1, 2, 3)], (4, 4))
+    with pytest.raises(ValueError, match="the same objectives"):
+        hypervolume([(1, 2, 3)], (4, 4))
+    with pytest.raises(ValueError, match="the same objectives"):
+        hypervolume([], ())
     with pytest.raises(ValueError, match="NaN"):
-        hypervolume_2d([(1, 2)], (NAN, 4))
+        hypervolume([(1, 2)], (NAN, 4))
+
+
+def by_inclusion_and_exclusion(points, reference):
+    """The volume of a union of boxes, from those of all intersections."""
+    total = 0.0
+    for count in range(1, len(points) + 1):
+        for some in combinations(points, count):
+            corner = np.max(some, axis=0)
+            total -= (-1) ** count * np.prod(np.maximum(np.array(reference) - corner, 0))
+    return total
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("seed", range(6))
+def test_hypervolume_by_inclusion_and_exclusion(objectives, seed):
+    """Ties and points beyond the reference among them."""
+    rng = np.random.default_rng([seed, objectives])
+    points = rng.integers(0, 6, (9, objectives)) / 4
+    reference = [1.25] * objectives
+    inside = [tuple(point) for point in points if (point < reference).all()]
+    expected = by_inclusion_and_exclusion(inside, reference)
+    assert hypervolume(points.tolist(), reference) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("objectives", [3, 4])
+def test_hypervolume_by_sampling(objectives):
+    """On a front of many points: the shell of a ball, of which none dominates another."""
+    rng = np.random.default_rng(objectives)
+    points = np.abs(rng.normal(size=(120, objectives)))
+    points = 1 - points / np.linalg.norm(points, axis=1, keepdims=True)
+    assert len(front(points.tolist())) == 120
+    drawn = rng.random((40_000, objectives))
+    covered = np.zeros(len(drawn), bool)
+    for point in points:
+        covered |= (drawn >= point).all(axis=1)
+    found = hypervolume(points.tolist(), [1.0] * objectives)
+    assert found == pytest.approx(covered.mean(), abs=5 * np.sqrt(0.25 / len(drawn)))
+
+
+def test_hypervolume_does_not_depend_on_the_order_of_objectives():
+    rng = np.random.default_rng(0)
+    points, reference = rng.random((30, 3)), [1.1, 1.2, 0.9]
+    expected = hypervolume(points.tolist(), reference)
+    for order in permutations(range(3)):
+        swapped = [reference[i] for i in order]
+        assert hypervolume(points[:, order].tolist(), swapped) == pytest.approx(expected)
