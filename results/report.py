@@ -22,16 +22,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from results import drawing, pareto, trust_card
+from results import charts, drawing, pareto, trust_card
 from results.against_chance import against_chance
 from results.history import FROM_PRESET, Row, Run
+from space.budget import cost_figure, cost_text, cost_title
 from space.cost import Cost
 from space.genome import Genome
+from space.objectives import SCORE
 
 TEMPLATES = Path(__file__).with_name("templates")
 POINTS = 4000  # in a chart; more are thinned out evenly
@@ -40,8 +41,6 @@ ERRORS = 10  # failed candidates that are shown with their message
 NEAR = 0.2  # published networks within this share of the budget are near it
 BAND = 0.95  # networks that use so much of the budget are at the budget
 FEWEST = 3  # published networks that are listed, however far
-CHART_HEIGHT = 320
-PROBED = ("largest", "random", "smallest")  # networks that were looked at in training
 _SHOWN_APART = frozenset(("curve", "accuracies", "probes"))
 
 
@@ -102,7 +101,11 @@ def _content(run: Run) -> dict[str, Any]:
     rows = [row for row in run.rows if _finite(row.score) is not None]
     known = {row.digest: row for row in reversed(rows)}  # the first evaluation of each counts
     best = known.get(run.best) if run.best is not None else None
-    members = sorted((known[d] for d in dict.fromkeys(run.front) if d in known), key=_macs)
+    costs, others = _costs(run), _others(run)
+    members = sorted(
+        (known[d] for d in dict.fromkeys(run.front) if d in known),
+        key=lambda row: row.cost(costs[0]),
+    )
     ranked = sorted(rows, key=_reward, reverse=True)
     failed = [row for row in run.rows if row.status != "ok"]
     comparison = _comparison(run, best)
@@ -115,9 +118,11 @@ def _content(run: Run) -> dict[str, Any]:
         "seconds": sum(row.seconds for row in run.rows),
         "best": best,
         "limits": _limits(run.budget, best),
-        "front": [_listing(row, run) for row in members],
+        "others": [{"name": name, "title": cost_title(name)} for name in others],
+        "tiles": [] if best is None else _tiles(run, best, others),
+        "front": [_listing(row, run, others) for row in members],
         "winners": [_winner(row) for row in winners],
-        "ranked": [_listing(row, run) for row in ranked[:LISTED]],
+        "ranked": [_listing(row, run, others) for row in ranked[:LISTED]],
         "several": len({_proposer(row) for row in run.rows}) > 1,
         "shares": _operator_shares(rows, ranked, members),
         "legend": _legend(rows),
@@ -142,12 +147,14 @@ def _content(run: Run) -> dict[str, Any]:
 # What the tables say.
 
 
-def _listing(row: Row, run: Run) -> dict[str, Any]:
-    limit = run.budget.get("macs")
+def _listing(row: Row, run: Run, others: Sequence[str]) -> dict[str, Any]:
+    target = _target(run)
+    limit = _positive(run.budget).get(target)
     return {
         "row": row,
         "operators": drawing.operators(row.genome),
-        "share": row.macs / limit if limit else None,
+        "share": row.cost(target) / limit if limit else None,
+        "others": [(row.cost(name), cost_figure(name, row.cost(name))) for name in others],
         "after": _after(row),
         "best": row.digest == run.best,
         "front": row.digest in run.front,
@@ -165,7 +172,8 @@ def _against_chance(run: Run) -> dict[str, Any]:
 
 def _target(run: Run) -> str:
     """The cost that the search steered towards its limit."""
-    return run.target or ("macs" if run.budget.get("macs") else "params")
+    params_only = run.budget.get("params") and not run.budget.get("macs")
+    return run.target or ("params" if params_only else "macs")
 
 
 def _positive(budget: Mapping[str, Any]) -> dict[str, float]:
@@ -177,13 +185,40 @@ def _positive(budget: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def _costs(run: Run) -> list[str]:
+    """The costs that are objectives, MACs where none is."""
+    return [name for name in run.objectives if name != SCORE] or ["macs"]
+
+
+def _others(run: Run) -> list[str]:
+    """Costs beside MACs and parameters that are limited or objectives, and known of all rows."""
+    names = dict.fromkeys([*_positive(run.budget), *_costs(run)])
+    return [name for name in names if run.rows and all(name in row.costs for row in run.rows)]
+
+
 def _limits(budget: Mapping[str, Any], best: Row | None) -> list[dict[str, Any]]:
     """Each limit of the budget, and how much of it the best network uses where that is known."""
-    used = {"macs": best.macs, "params": best.params} if best else {}
+    used = {} if best is None else {"macs": best.macs, "params": best.params, **best.costs}
     return [
-        {"name": name, "limit": limit, "share": used[name] / limit if name in used else None}
-        for name, limit in budget.items()
-        if isinstance(limit, int | float) and not isinstance(limit, bool) and limit > 0
+        {
+            "name": name,
+            "limit": cost_text(name, limit),
+            "share": used[name] / limit if name in used else None,
+        }
+        for name, limit in _positive(budget).items()
+    ]
+
+
+def _tiles(run: Run, best: Row, others: Sequence[str]) -> list[dict[str, Any]]:
+    """What the best network costs beside MACs and parameters."""
+    limits = _positive(run.budget)
+    return [
+        {
+            "title": cost_title(name)[:1].upper() + cost_title(name)[1:],
+            "figure": cost_figure(name, best.cost(name)),
+            "share": best.cost(name) / limits[name] if name in limits else None,
+        }
+        for name in others
     ]
 
 
@@ -284,8 +319,10 @@ def _legend(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _comparison(run: Run, best: Row | None) -> dict[str, Any]:
     """The published networks near the budget, or near the best network where there is no budget,
     and at least the nearest three; the best network stands among them."""
-    target = "macs" if run.budget.get("macs") or not run.budget.get("params") else "params"
-    centre = run.budget.get(target) or (getattr(best, target) if best else None)
+    target = _target(run) if _target(run) == "params" else "macs"
+    limit = run.budget.get(target) if run.target in (None, target) else None
+    centre = limit or (getattr(best, target) if best else None)
+    whose = "the budget's" if limit or not best else "the best network's"
     presets = list(run.presets)
     if centre:
         presets.sort(key=lambda preset: abs(math.log(preset[target] / centre)))
@@ -310,7 +347,7 @@ def _comparison(run: Run, best: Row | None) -> dict[str, Any]:
     return {
         "entries": sorted(entries, key=lambda entry: entry[target]),
         "left_out": len(run.presets) - len(presets),
-        "target": {"macs": "MACs", "params": "parameters"}[target],
+        "near": f"{whose} {cost_title(target)}",
         "names": {preset["name"] for preset in presets},
     }
 
@@ -407,22 +444,17 @@ def _charts(
     points = _points(run, {row.digest for row in members}, best)
     shown = _thinned(points)
     scored = [point for point in shown if point["score"] is not None]
-    scale, unit = (1e9, "billions") if any(p["macs"] >= 1e9 for p in points) else (1e6, "millions")
-    for point in points:
-        point["x"] = point["macs"] / scale
-    line = pareto.front([(row.macs, -float(row.score or 0)) for row in members])
     curve = [step for step in run.supernet.get("curve") or () if _finite(step["loss"]) is not None]
     probes = [
         {"step": probe["step"], "network": name, "share": probe[name]}
         for probe in run.supernet.get("probes") or ()
-        for name in PROBED
+        for name in charts.PROBED
         if name in probe
     ]
-    limit = run.budget.get("macs")
+    specs: dict[str, Any] = {}
+    fronts = _fronts(run, members, points) if scored else []
     data = {
         "candidates": shown,
-        "front": [{"x": members[i].macs / scale, "score": members[i].score} for i in line],
-        "budget": [{"x": limit / scale, "text": "budget"}] if limit else [],
         "curve": curve[:: 1 + len(curve) // POINTS],
         "networks": _networks(run, members, best, near),
         "limits": _chart_limits(run.budget),
@@ -431,33 +463,61 @@ def _charts(
         data["probes"] = probes
     if run.trust is not None:
         data["trust"] = trust_card.points(run.trust)
-    sizes = sorted({row.resolution for row in run.rows})
-    side = f" at {sizes[0]} px" if len(sizes) == 1 else ""
-    specs: dict[str, Any] = {}
-    if scored:
-        specs["front"] = _front_chart(f"MACs{side} ({unit})")
+    several = bool(_others(run))
+    for axis, lines, number in fronts:
+        data |= {f"{what}{number}": found for what, found in lines.items()}
+        specs[f"front{number}"] = charts.front_chart(axis, number, several)
     if any(point["reward"] is not None for point in shown):
-        specs["progress"] = _progress_chart(len({_proposer(row) for row in run.rows}) > 1)
+        specs["progress"] = charts.progress_chart(len({_proposer(row) for row in run.rows}) > 1)
     if chance:
         data["chance"] = [dict(point) for point in chance]
         names = list(dict.fromkeys(point["who"] for point in chance))
-        specs["chance-best"] = _chance_chart("best", "best score at the budget", names)
-        specs["chance-volume"] = _chance_chart("volume", "hypervolume (share)", names)
+        specs["chance-best"] = charts.chance_chart("best", "best score at the budget", names)
+        specs["chance-volume"] = charts.chance_chart("volume", "hypervolume (share)", names)
     if data.get("trust"):
-        specs["trust"] = _spec(
+        specs["trust"] = charts.spec(
             trust_card.scatter(run.trust or {}), "Accuracy of proxies trained alone against score"
         )
     if run.presets:
-        specs["published"] = _published_chart([axis for limit in data["limits"] for axis in limit])
+        specs["published"] = charts.published_chart(
+            [axis for limit in data["limits"] for axis in limit]
+        )
     if len(curve) > 1:
-        specs["supernet"] = _supernet_chart()
+        specs["supernet"] = charts.supernet_chart()
     if probes:
-        specs["probes"] = _probes_chart()
+        specs["probes"] = charts.probes_chart()
     return {
         "charts": list(specs),
+        "fronts": [{"name": f"front{number}", "words": axis.words} for axis, _, number in fronts],
         "thinned": len(points) - len(shown),
         "chart_json": _embedded({"data": data, "specs": specs}),
     }
+
+
+def _fronts(
+    run: Run, members: Sequence[Row], points: Sequence[dict[str, Any]]
+) -> list[tuple[charts.Axis, dict[str, list[Any]], str]]:
+    """For each cost that is an objective its axis, the front of the score against it alone and its
+    limit, and what their names end in; the points get their places on the axis."""
+    sizes = sorted({row.resolution for row in run.rows})
+    side = f" at {sizes[0]} px" if len(sizes) == 1 else ""
+    limits, found = _positive(run.budget), []
+    for i, cost in enumerate(_costs(run)):
+        axis = charts.axis(cost, i, max(row.cost(cost) for row in run.rows), side)
+        for point, row in zip(points, run.rows, strict=True):
+            point[axis.field] = axis.at(row.cost(cost))
+        line = pareto.front([(row.cost(cost), -float(row.score or 0)) for row in members])
+        lines: dict[str, list[Any]] = {
+            "front": [
+                {axis.field: axis.at(row.cost(cost)), "score": row.score}
+                for row in sorted((members[i] for i in line), key=lambda row: row.cost(cost))
+            ],
+            "budget": [{axis.field: axis.at(limits[cost]), "text": "budget"}]
+            if cost in limits
+            else [],
+        }
+        found.append((axis, lines, str(i + 1) if i else ""))
+    return found
 
 
 def _proposer(row: Row) -> str:
@@ -511,7 +571,7 @@ def _chart_limits(budget: Mapping[str, Any]) -> list[dict[str, float]]:
 
 
 def _points(run: Run, members: set[str], best: Row | None) -> list[dict[str, Any]]:
-    points = []
+    points, others = [], _others(run)
     so_far = None
     for row in run.rows:
         reward, score = _finite(row.reward), _finite(row.score)
@@ -526,6 +586,7 @@ def _points(run: Run, members: set[str], best: Row | None) -> list[dict[str, Any
                 "macs": row.macs,
                 "cost": f"{_big(row.macs, 'MACs')} ({_big(2 * row.macs, 'FLOPs')})",
                 "params": _big(row.params),
+                "others": ", ".join(cost_text(name, row.cost(name)) for name in others),
                 "score": score,
                 "top1": _percent(row.top1),
                 "reward": reward,
@@ -550,199 +611,6 @@ def _thinned(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
             kept.append(point)
         high = point["so_far"]
     return kept
-
-
-TOOLTIP = [
-    alt.Tooltip("name:N", title="network"),
-    alt.Tooltip("digest:N", title="identity"),
-    alt.Tooltip("cost:N", title="cost"),
-    alt.Tooltip("params:N", title="parameters"),
-    alt.Tooltip("score:Q", title="score", format=".4f"),
-    alt.Tooltip("top1:N", title="supernet top-1"),
-    alt.Tooltip("operators:N", title="stages"),
-]
-
-
-def _front_chart(x_title: str) -> dict[str, Any]:
-    """Score against MACs. Colours come with the page's theme, by the style names."""
-    x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, padding=12))
-    y = alt.Y("score:Q", title="supernet score", scale=alt.Scale(zero=False, padding=12))
-    base = alt.Chart(alt.NamedData("candidates")).transform_filter("isValid(datum.score)")
-    every = base.mark_circle(style="candidate", size=34, aria=False).encode(x, y)
-    # Easier to hit than the points. Vega-Lite 6.4 cannot show text in the tooltip of a `nearest`
-    # selection: it looks for the fields in the Voronoi cell and not in the row.
-    targets = base.mark_circle(opacity=0, size=180, aria=False).encode(x, y, tooltip=TOOLTIP)
-    budget = alt.Chart(alt.NamedData("budget")).mark_rule(style="budget").encode(x)
-    label = (
-        alt.Chart(alt.NamedData("budget"))
-        .mark_text(style="budget-text", align="right", baseline="bottom", dx=-5)
-        .encode(x, y=alt.value(CHART_HEIGHT - 4), text="text:N")
-    )
-    line = (
-        alt.Chart(alt.NamedData("front"))
-        .mark_line(style="front", interpolate="step-after")
-        .encode(x, y)
-    )
-    members = (
-        base.transform_filter("datum.place == 'front'")
-        .mark_circle(style="member", size=80, cursor="pointer")
-        .encode(x, y, tooltip=TOOLTIP)
-    )
-    best = base.transform_filter("datum.place == 'best'")
-    star = best.mark_point(style="best", shape="diamond", size=260, filled=True, cursor="pointer")
-    name = best.mark_text(style="best-text", align="right", dx=-12, dy=-8)
-    layers = alt.layer(
-        budget,
-        label,
-        line,
-        every,
-        targets,
-        members,
-        star.encode(x, y, tooltip=TOOLTIP),
-        name.encode(x, y, text="name:N"),
-    )
-    return _spec(layers, "Supernet score against MACs of every candidate, with the front")
-
-
-def _progress_chart(several: bool) -> dict[str, Any]:
-    """Reward of each candidate in the order of evaluation, and the best so far."""
-    x = alt.X("order:Q", title="evaluation", scale=alt.Scale(nice=False, padding=8))
-    y = alt.Y("reward:Q", title="reward", scale=alt.Scale(zero=False, padding=12))
-    base = alt.Chart(alt.NamedData("candidates"))
-    colour = alt.Color(
-        "origin:N",
-        title="proposed by",
-        scale=alt.Scale(range=[drawing.ORANGE, drawing.GREEN, drawing.PURPLE, drawing.SKY]),
-        legend=alt.Legend(orient="top"),
-    )
-    points = base.transform_filter("isValid(datum.reward)").mark_circle(
-        style="candidate", size=30, aria=False
-    )
-    rewarded = [*TOOLTIP, alt.Tooltip("reward:Q", format=".4f")]
-    points = points.encode(x, y, tooltip=rewarded, **({"color": colour} if several else {}))
-    line = (
-        base.transform_filter("isValid(datum.so_far)")
-        .mark_line(style="front", interpolate="step-after")
-        .encode(x, alt.Y("so_far:Q", title="reward"))
-    )
-    failed = (
-        base.transform_filter("!isValid(datum.reward)")
-        .mark_tick(style="failed", orient="vertical", size=12, thickness=2)
-        .encode(
-            x,
-            y=alt.value(CHART_HEIGHT - 6),
-            tooltip=[alt.Tooltip("name:N", title="network"), alt.Tooltip("error:N")],
-        )
-    )
-    return _spec(alt.layer(points, line, failed), "Reward of each candidate and the best so far")
-
-
-def _chance_chart(what: str, title: str, names: Sequence[str]) -> dict[str, Any]:
-    """One curve for each search over its evaluations; lines differ without colour as well."""
-    colours = alt.Scale(domain=names, range=[drawing.BLUE, drawing.ORANGE])
-    chart = (
-        alt.Chart(alt.NamedData("chance"))
-        .transform_filter(f"isValid(datum.{what})")
-        .mark_line(interpolate="step-after", strokeWidth=2)
-        .encode(
-            alt.X("n:Q", title="evaluations", scale=alt.Scale(nice=False)),
-            alt.Y(f"{what}:Q", title=title, scale=alt.Scale(zero=False)),
-            color=alt.Color(
-                "who:N", title="search", scale=colours, legend=alt.Legend(orient="top")
-            ),
-            strokeDash=alt.StrokeDash("who:N", scale=alt.Scale(domain=names), legend=None),
-            tooltip=[
-                alt.Tooltip("who:N", title="search"),
-                alt.Tooltip("n:Q", title="evaluations"),
-                alt.Tooltip(f"{what}:Q", title=title, format=".4f"),
-            ],
-        )
-    )
-    return _spec(chart, f"{title} of this search and of a random one by evaluations")
-
-
-NETWORK_TOOLTIP = [
-    alt.Tooltip("name:N", title="network"),
-    alt.Tooltip("kind:N", title="kind"),
-    alt.Tooltip("cost:N", title="cost"),
-    alt.Tooltip("size:N", title="parameters"),
-    alt.Tooltip("top1:N", title="published top-1"),
-]
-
-
-def _published_chart(limited: Collection[str]) -> dict[str, Any]:
-    """Parameters against MACs of published networks and of the front; `limited` are the axes that
-    the budget limits."""
-    log = alt.Scale(type="log", nice=False, padding=12)
-    x = alt.X("gmacs:Q", title="MACs for one image (billions)", scale=log)
-    y = alt.Y("mparams:Q", title="parameters (millions)", scale=log, axis=alt.Axis(grid=False))
-    base = alt.Chart(alt.NamedData("networks"))
-    limits = alt.Chart(alt.NamedData("limits"))
-    rules = [
-        limits.transform_filter(f"isValid(datum.{axis})").mark_rule(style="budget").encode(where)
-        for axis, where in (("gmacs", x), ("mparams", y))
-        if axis in limited
-    ]
-    marks = {
-        "far": base.mark_circle(style="published", size=34),
-        "near": base.mark_circle(style="near", size=50),
-        "front": base.mark_circle(style="member", size=80, cursor="pointer"),
-        "best": base.mark_point(
-            style="best", shape="diamond", size=260, filled=True, cursor="pointer"
-        ),
-    }
-    layers = [
-        mark.transform_filter(f"datum.place == '{place}'").encode(x, y, tooltip=NETWORK_TOOLTIP)
-        for place, mark in marks.items()
-    ]
-    return _spec(
-        alt.layer(*rules, *layers), "Parameters against MACs of published networks and of the front"
-    )
-
-
-def _supernet_chart() -> dict[str, Any]:
-    chart = (
-        alt.Chart(alt.NamedData("curve"))
-        .mark_line(style="front")
-        .encode(
-            alt.X("step:Q", title="training step", scale=alt.Scale(nice=False)),
-            alt.Y("loss:Q", title="loss", scale=alt.Scale(zero=False)),
-        )
-    )
-    return _spec(chart, "Training loss of the supernet")
-
-
-def _probes_chart() -> dict[str, Any]:
-    """One line for each network that was looked at while the supernet was trained."""
-    colours = [drawing.BLUE, drawing.ORANGE, drawing.GREEN]
-    scale = alt.Scale(domain=list(PROBED), range=colours)
-    chart = (
-        alt.Chart(alt.NamedData("probes"))
-        .mark_line(point=True)
-        .encode(
-            alt.X("step:Q", title="training step", scale=alt.Scale(nice=False)),
-            alt.Y("share:Q", title="classified right", axis=alt.Axis(format=".0%")),
-            color=alt.Color(
-                "network:N", title="network", scale=scale, legend=alt.Legend(orient="top")
-            ),
-            strokeDash=alt.StrokeDash("network:N", scale=alt.Scale(domain=list(PROBED))),
-            tooltip=[
-                alt.Tooltip("network:N"),
-                alt.Tooltip("step:Q"),
-                alt.Tooltip("share:Q", title="classified right", format=".1%"),
-            ],
-        )
-    )
-    return _spec(chart, "Share of images that networks of the supernet classify right, by step")
-
-
-def _spec(chart: Any, description: str) -> dict[str, Any]:
-    """The Vega-Lite specification, as wide as its place on the page and without a theme."""
-    full = chart.properties(width="container", height=CHART_HEIGHT, description=description)
-    spec = full.to_dict()
-    for entry in ("$schema", "config"):
-        spec.pop(entry, None)
-    return spec
 
 
 def _embedded(value: Any) -> Markup:
@@ -770,10 +638,6 @@ def _jsonable(value: Any) -> Any:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _macs(row: Row) -> int:
-    return row.macs
 
 
 def _reward(row: Row) -> float:

@@ -153,6 +153,33 @@ def make_run(count=30, **changes):
     return replace(run, **changes)
 
 
+def three_objectives():
+    """Of score, MACs and a latency, of which the latency is the limit that binds."""
+    run = make_run()
+    rows = [
+        replace(row, costs={"latency@cpu": 3.0 + (7 * i) % 11}) for i, row in enumerate(run.rows)
+    ]
+    points = {row.digest: (-row.score, row.macs, row.costs["latency@cpu"]) for row in rows}
+    front = [
+        digest
+        for digest, mine in points.items()
+        if not any(
+            other != mine and all(a <= b for a, b in zip(other, mine, strict=True))
+            for other in points.values()
+        )
+    ]
+    inside = [row for row in rows if row.costs["latency@cpu"] == 8.0]
+    return replace(
+        run,
+        rows=rows,
+        front=front,
+        best=max(inside, key=lambda row: row.score).digest,
+        budget={"macs": BUDGET, "latency@cpu": 8.0, "text": "10MMACs,8ms@cpu"},
+        target="latency@cpu",
+        objectives=("score", "macs", "latency@cpu"),
+    )
+
+
 def write(folder, run):
     path = folder / "report.html"
     write_report(path, run)
@@ -216,8 +243,9 @@ def test_path_that_is_no_text(tmp_path):
     assert "/data/?" in page.text
 
 
-def test_page_is_accessible(tmp_path):
-    page = write(tmp_path, make_run())
+@pytest.mark.parametrize("make", [make_run, three_objectives])
+def test_page_is_accessible(tmp_path, make):
+    page = write(tmp_path, make())
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for attributes in page.all("a"):
@@ -248,6 +276,36 @@ def test_charts_compile_and_have_their_data(tmp_path):
     places = {point["digest"]: point["place"] for point in data["candidates"]}
     assert places.pop(run.best) == "best"
     assert {d for d, place in places.items() if place == "front"} == set(run.front) - {run.best}
+
+
+def test_every_cost_that_is_an_objective_has_its_chart_and_column(tmp_path):
+    run = three_objectives()
+    page = write(tmp_path, run)
+    charts = page.charts
+    assert list(charts["specs"])[:2] == ["front", "front2"]
+    for spec in charts["specs"].values():
+        vl_convert.vegalite_to_vega({**spec, "datasets": charts["data"]})
+    assert charts["data"]["budget"] == [{"x": 10.0, "text": "budget"}]
+    assert charts["data"]["budget2"] == [{"x2": 8.0, "text": "budget"}]
+    by_digest = {row.digest: row for row in run.rows}
+    for point in charts["data"]["candidates"]:
+        row = by_digest[point["digest"]]
+        assert (point["x"], point["x2"]) == (row.macs / 1e6, row.costs["latency@cpu"])
+        assert point["others"] == f"{point['x2']:.3g} ms on cpu"
+    slow = {row.digest: (row.costs["latency@cpu"], row.score) for row in run.rows}
+    expected = sorted(
+        (a, b)
+        for a, b in slow.values()
+        if not any(c <= a and d >= b and (c, d) != (a, b) for c, d in slow.values())
+    )
+    assert [(point["x2"], point["score"]) for point in charts["data"]["front2"]] == expected
+    assert "latency on cpu (ms)" in json.dumps(charts["specs"]["front2"])
+    assert "The budget: at most 10M MACs and 8 ms on cpu." in page.text
+    assert "Latency on cpu 8 ms 100.0 % of the budget" in page.text
+    assert "cheaper in every respect and better" in page.text
+    assert page.text.count("latency on cpu stages") == 2  # the heads of both tables
+    assert "on that of all 3 objectives" in page.text
+    assert "within 20 % of the best network's MACs" in page.text
 
 
 def test_chart_styles_are_those_of_the_theme(tmp_path):
