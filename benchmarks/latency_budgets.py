@@ -1,0 +1,174 @@
+"""Do exported networks keep to the latency that was asked for?
+
+    python -m benchmarks.latency_budgets --json benchmarks/results/latency_budgets-cpu.json
+
+Whole searches through the command line, each under a random latency budget that the space can meet:
+between the first and the ninth decile of what random networks are predicted to take. Searches are
+short (what is judged is the promise, not the network). Then the best network of each is measured
+again by a process of its own, twice: against the anchor, as the search does, and plainly, as a user
+would, by `model.py` alone: the median of passes in a row, without an anchor. Finished searches are
+not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commands.latency import latency_column, profile_of
+from evaluator.latency import Anchor, measure
+from evaluator.latency_model import LatencyModel
+from evaluator.runtimes import Runtime, make_runtime
+from results.console import Console
+from results.export import load_module
+from space.device import Device
+from space.files import load_space
+from space.genome import Genome
+
+ROOT = Path(__file__).parents[1]
+SEED = 20
+PASSES = 40
+PLAIN = """
+import json, statistics, sys, time, torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(int(sys.argv[2]))
+import model
+network = model.model().eval()
+images = torch.randn(1, model.IN_CHANNELS, model.RESOLUTION, model.RESOLUTION)
+taken = []
+with torch.inference_mode():
+    for _ in range(int(sys.argv[3])):
+        begun = time.perf_counter()
+        network(images)
+        taken.append(1e3 * (time.perf_counter() - begun))
+print(json.dumps(statistics.quantiles(taken[5:], n=4)))
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--space", default="unified")
+    parser.add_argument("--searches", type=int, default=20)
+    parser.add_argument("--evaluations", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=20, help="of training the supernet")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--json", type=Path, required=True, help="where to write the result")
+    options = parser.parse_args()
+    device, space = Device.parse(options.device), load_space(options.space)
+    console = Console(quiet=False)
+    column = latency_column(space, device, keep=None, console=console)
+    rng = np.random.default_rng(SEED)
+    ms = column(space.sample_codes(rng, 10_000))
+    low, high = np.quantile(ms, [0.1, 0.9]).tolist()
+    budgets = rng.uniform(low, high, size=options.searches).round(1)
+    profile = profile_of(space, device, console=console)
+    level, runtime = LatencyModel(profile).level, make_runtime(device)
+    entries = []
+    for seed, budget in enumerate(budgets.tolist()):
+        folder = options.runs / f"budget{seed}"
+        best = search(options, folder, budget, seed)
+        entry = judge(folder, best, runtime, profile.anchor, level, budget)
+        entries.append(entry)
+        print(json.dumps(entry), flush=True)
+        write(options, runtime, entries)
+    return 0
+
+
+def search(options: Any, folder: Path, budget: float, seed: int) -> dict[str, Any]:
+    """The best network of a search, as the command line says it."""
+    said = folder.with_suffix(".json")
+    if not said.is_file():
+        words = [sys.executable, str(ROOT / "run_search.py"), "--json", "--quiet"]
+        if folder.exists():
+            words += ["--resume", str(folder)]
+        else:
+            words += ["--budget", f"{budget}ms@{options.device}", "--space", options.space]
+            words += ["--evaluations", str(options.evaluations), "--steps", str(options.steps)]
+            words += ["--seed", str(seed), "--no-compare", "--batch", "8", "--exports", "2"]
+            words += ["--runs", str(folder.parent), "--name", folder.name]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"search {seed} ended with {done.returncode}: {done.stderr[-500:]}")
+        said.write_text(done.stdout, encoding="utf-8")
+    found: dict[str, Any] = json.loads(said.read_text(encoding="utf-8"))
+    return found
+
+
+def judge(
+    folder: Path,
+    outcome: dict[str, Any],
+    runtime: Runtime,
+    anchor: Genome,
+    level: float,
+    budget: float,
+) -> dict[str, Any]:
+    """The exported best network, measured again."""
+    best = outcome["best"] or outcome["exported"][0]
+    place = folder / "architectures" / best["name"]
+    genome = Genome.from_json(json.loads((place / "genome.json").read_text(encoding="utf-8")))
+    shape = (1, genome.in_channels, genome.resolution, genome.resolution)
+    timing = measure(
+        runtime,
+        {"best": partial(exported, place)},
+        shape,
+        Anchor(runtime.fresh(anchor), (1, 3, anchor.resolution, anchor.resolution), level),
+    )["best"]
+    words = [sys.executable, "-c", PLAIN, str(place), str(threads_of(runtime)), str(PASSES)]
+    plain = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    low, middle, high = json.loads(plain)
+    return {
+        "seed": int(folder.name.removeprefix("budget")),
+        "budget_ms": budget,
+        "at_budget": outcome["best"] is not None,
+        "predicted_ms": next(iter(best["costs"].values())),
+        "ms": timing.ms,
+        "low": timing.low,
+        "high": timing.high,
+        "of_budget": timing.ms / budget,
+        "plain_ms": middle,
+        "plain_low": low,
+        "plain_high": high,
+        "plain_of_budget": middle / budget,
+        "evaluated": outcome["evaluated"],
+    }
+
+
+def exported(place: Path) -> Any:
+    return load_module(place / "model.py").model()
+
+
+def threads_of(runtime: Runtime) -> int:
+    return int(runtime.environment().get("threads", 1))
+
+
+def write(options: Any, runtime: Runtime, entries: list[dict[str, Any]]) -> None:
+    ratios = np.array([entry["of_budget"] for entry in entries])
+    plain = np.array([entry["plain_of_budget"] for entry in entries])
+    result = {
+        "benchmark": "latency_budgets",
+        "command": " ".join(["python -m benchmarks.latency_budgets", *sys.argv[1:]]),
+        "device": runtime.device.name,
+        "environment": dict(runtime.environment()),
+        "seed": SEED,
+        "searches": len(entries),
+        "within_5_percent_above": int((ratios <= 1.05).sum()),
+        "within": int((ratios <= 1.0).sum()),
+        "most_of_budget": float(ratios.max()),
+        "median_of_budget": float(np.median(ratios)),
+        "plain_within_5_percent_above": int((plain <= 1.05).sum()),
+        "plain_most_of_budget": float(plain.max()),
+        "entries": entries,
+    }
+    options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
