@@ -14,6 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from supernet.kernels.activations import gelu, gelu_slope
+
 # Sizes that say nothing about how memory is laid out; not to be compiled for one by one.
 _PLAIN = ["height", "width", "out_height", "out_width", "padding", "tiles", "blocks", "steps"]
 
@@ -25,7 +27,7 @@ def _activated(v, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "relu6":
         v = tl.where(v < 0, 0.0, tl.where(v > 6, 6.0, v))
     elif ACTIVATION == "gelu":
-        v = 0.5 * v * (1 + tl.erf(v * 0.7071067811865476))
+        v = gelu(v)
     elif ACTIVATION == "gelu-tanh":  # (1 + tanh(u)) / 2 is sigmoid(2 u)
         v = v * tl.sigmoid(1.5957691216057308 * (v + 0.044715 * v * v * v))
     elif ACTIVATION == "gelu-quick":
@@ -48,8 +50,7 @@ def _slope(v, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "relu6":
         d = tl.where((v > 0) & (v < 6), 1.0, 0.0)
     elif ACTIVATION == "gelu":
-        d = 0.5 * (1 + tl.erf(v * 0.7071067811865476))
-        d += v * tl.exp(-0.5 * v * v) * 0.3989422804014327
+        d = gelu_slope(v)
     elif ACTIVATION == "gelu-tanh":
         s = tl.sigmoid(1.5957691216057308 * (v + 0.044715 * v * v * v))
         d = s + v * s * (1 - s) * 1.5957691216057308 * (1 + 0.134145 * v * v)

@@ -28,6 +28,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from space.layers import QuickGelu
+from supernet.kernels.activations import gelu, gelu_slope
 
 # ---- activations: their definition, and the same for a kernel
 
@@ -91,7 +92,7 @@ def name_of(activation: nn.Module) -> str | None:
 def activated(x, NAME: tl.constexpr):
     """The activation NAME of float32 numbers."""
     if NAME == "gelu":
-        x = 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
+        x = gelu(x)
     elif NAME == "silu":
         x = x * tl.sigmoid(x)
     elif NAME == "gelu-quick":
@@ -114,8 +115,7 @@ def activated(x, NAME: tl.constexpr):
 def slope(x, NAME: tl.constexpr):
     """The derivative of the activation NAME at float32 numbers."""
     if NAME == "gelu":
-        density = tl.exp(-0.5 * x * x) * 0.3989422804014327
-        rise = 0.5 * (1 + tl.erf(x * 0.7071067811865476)) + x * density
+        rise = gelu_slope(x)
     elif NAME == "silu":
         gate = tl.sigmoid(x)
         rise = gate + x * gate * (1 - gate)
