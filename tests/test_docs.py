@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import re
@@ -22,10 +23,12 @@ from run_search import PARSERS
 from search.controllers import CONTROLLERS
 from search.networks import NetworkProposals
 from space import genes
-from space.budget import Budget
+from space.budget import Budget, pieces
 from space.cost_table import CostTable
+from space.device import Device
 from space.files import make_space, read_definition, shipped_spaces
 from space.genes import CATEGORIES, Part, Site, gene_choices, registered
+from space.objectives import resolve_objectives
 from space.presets import presets
 from supernet.network import Supernet
 
@@ -139,7 +142,11 @@ def test_commands_can_be_given(document, command, own_parts, tmp_path):
         assert options.space in EXAMPLES or options.space in shipped_spaces()
         table = CostTable(make_space(yaml.safe_load(EXAMPLES[options.space])))
     budget = Budget.parse(options.budget, flops_per_mac=options.flops_per_mac or 1)
-    NetworkProposals(table.space, table, budget).check()
+    counts = dataclasses.replace(budget, measured=())  # what takes no device
+    if counts.limits():
+        NetworkProposals(table.space, table, counts).check()
+    objectives = pieces(options.objectives) if options.objectives else []
+    resolve_objectives(objectives, budget.on(Device()), Device())
     if options.proxy_resolution is not None:
         assert options.proxy_resolution % table.space.total_stride == 0
 
