@@ -12,9 +12,9 @@ beside it. What others take is that of the stock paths and of the first of them 
 which needs no GPU: `--ahead`.
 
 Cases run in a process of their own. One that fails, crashes, hangs or loses the device is written
-down and the next goes on; the file is written anew after each case, and `--go-on` keeps those of
-its cases that passed and measures the others. It needs torch, Triton and numpy. `--small` is for a
-CPU, under Triton's interpreter.
+down and the next goes on; the file is written anew after each case. `--go-on` keeps those of its
+cases that passed and measures the others, and with `--again` cases of kernels that have changed.
+It needs torch, Triton and numpy. `--small` is for a CPU, under Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--go-on", action="store_true", help="measure what the file of --json lacks"
     )
+    parser.add_argument(
+        "--again", nargs="+", default=[], metavar="KERNEL", help="with --go-on: what it has, too"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--ahead", action="store_true", help="registers and memory only; no device")
     options = parser.parse_args(arguments)
@@ -113,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.ahead:
         record.ahead()
         return record.ended()
-    places = record.found(options.only, options.small)
+    places = record.found(options.only, options.small, options.again)
     if not (places or record.result["problems"] or options.go_on):
         parser.error(f"--only {options.only}: no such file of cases, and no such kernel")
     measure_all(places, record, options)
@@ -135,13 +138,15 @@ def files() -> list[str]:
     ]
 
 
-def in_order(cases: Iterable[tuple[Place, Case]], known: Iterable[str] = ()) -> list[Place]:
-    """The first case of each kernel, but for those that are `known`, then the others."""
+def in_order(
+    cases: Iterable[tuple[Place, Case]], known: Iterable[str] = ()
+) -> tuple[list[Place], list[Place]]:
+    """The first case of each kernel, but for those that are `known`, and the others."""
     known, first, rest = set(known), {}, []
     for place, case in cases:
         if case.kernel in known or first.setdefault(case.kernel, place) is not place:
             rest.append(place)
-    return [*first.values(), *rest]
+    return list(first.values()), rest
 
 
 def measure_all(places: Sequence[Place], record: Record, options: Any) -> None:
@@ -229,10 +234,11 @@ class Record:
         """Since this process began."""
         return time.monotonic() - self.begun
 
-    def found(self, only: str | None, small: bool) -> list[Place]:
-        """The cases to measure; a file that cannot be imported is a problem, and no more."""
-        cases = []
-        done = {(row["file"], row["kernel"], row["label"]) for row in self.result["cases"]}
+    def found(self, only: str | None, small: bool, again: Sequence[str]) -> list[Place]:
+        """The cases to measure, what there is of the kernels in `again` behind those of which there
+        is nothing; a file that cannot be imported is a problem, and no more."""
+        cases, repeated = [], []
+        done = {key_of(row) for row in self.result["cases"]}
         for module in files():
             try:
                 listed = importlib.import_module(module).CASES
@@ -244,7 +250,10 @@ class Record:
                 wanted = case.small == small and (only is None or only in (file, case.kernel))
                 if wanted and (file, case.kernel, case.label) not in done:
                     cases.append((Place(module, number), case))
-        return in_order(cases, {kernel for _, kernel, _ in done})
+                elif wanted and case.kernel in again:
+                    repeated.append(Place(module, number))
+        first, rest = in_order(cases, {kernel for _, kernel, _ in done})
+        return [*first, *repeated, *rest]
 
     def problem(self, where: str, error: str) -> None:
         print(f"FAILED {where}: {error}", flush=True)
@@ -253,7 +262,8 @@ class Record:
 
     def add(self, row: dict[str, Any]) -> None:
         print(line_of(row), flush=True)
-        self.result["cases"].append(row)
+        kept = [old for old in self.result["cases"] if key_of(old) != key_of(row)]
+        self.result["cases"] = [*kept, row]
         self.write()
 
     def ahead(self) -> None:
@@ -286,6 +296,10 @@ class Record:
         if self.result["device"] is not None:
             print(f"{len(cases)} cases, {len(failed)} failed", *map(line_of, failed), sep="\n")
         return 0 if self.result["passed"] else 1
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["file"], row["kernel"], row["label"]
 
 
 def passed(row: Mapping[str, Any]) -> bool:
@@ -468,6 +482,8 @@ def measured(
         if not small:
             moved = case.moved if kind == "forward" else None
             row[kind] |= compared(times, moved, copied, row["correct"] is True)
+            if not compiled:  # what is left out may be the fastest
+                row[kind].pop("verdict", None)
     return row
 
 

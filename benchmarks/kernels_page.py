@@ -162,16 +162,16 @@ def times(found: Mapping[str, Any]) -> str:
 
 
 def outcome(cases: Sequence[Mapping[str, Any]], kind: str) -> str:
-    """How many are worth keeping, in a sentence."""
-    found = [case[kind] for case in cases if case.get(kind, {}).get("verdict") in ("keep", "drop")]
-    kept = sum(each["verdict"] == "keep" for each in found)
-    text = f"Of {len(found)} cases {kept} are worth keeping."
-    plain = [each["times_faster_than_eager"] for each in found]
+    """How many are worth keeping, in a sentence; a case without `torch.compile` has no verdict."""
+    found = [case[kind] for case in cases if passed(case) and kind in case]
+    verdicts = [each["verdict"] for each in found if "verdict" in each]
+    text = f"Of {len(verdicts)} cases {verdicts.count('keep')} are worth keeping."
+    plain = [each.get("times_faster_than_eager") for each in found]
     plain = [times for times in plain if times is not None]
     if plain:
         above = sum(times >= KEEP for times in plain)
-        text += f" Against uncompiled alone {above} are: {min(plain):.2f} times faster at least, "
-        text += f"{max(plain):.2f} at most."
+        text += f" Against uncompiled alone {above} of {len(plain)} are: {min(plain):.2f} times "
+        text += f"faster at least, {max(plain):.2f} at most."
     return text
 
 
@@ -199,7 +199,8 @@ def case_row(case: Mapping[str, Any], kind: str) -> str:
         return "" if found.get(key) is None else format(found[key], form)
 
     return row(
-        f"{case['kernel']}, {case['label']}",
+        f"{case['kernel']}, {case['label']}"
+        + " (changed since)" * case.get("changed_since", False),
         spent,
         found.get("best_stock", ""),
         number("times_faster", ".2f"),

@@ -124,6 +124,9 @@ def test_what_a_file_lacks_is_measured_later(run):
     assert found["command"].count("--go-on") == 1
     assert found["command"].startswith(before["command"])
     assert found["seconds"] > before["seconds"]
+    _, again = run(f"{HEAD}CASES = [{RIGHT}]", "--go-on", "--again", "exponential")
+    assert [row["label"] for row in again["cases"]] == ["after it", "right"]
+    assert again["cases"][1]["forward"] != found["cases"][0]["forward"]
 
 
 def test_a_case_of_each_kernel_comes_first():
@@ -131,8 +134,12 @@ def test_a_case_of_each_kernel_comes_first():
         return kernels.Case(kernel, "", tuple, torch.exp, torch.exp, {}, 0)
 
     cases = [(kernels.Place("file", i), case(kernel)) for i, kernel in enumerate("aabca")]
-    assert [place.number for place in kernels.in_order(cases)] == [0, 2, 3, 1, 4]
-    assert [place.number for place in kernels.in_order(cases, {"a"})] == [2, 3, 0, 1, 4]
+
+    def numbers(*known):
+        return [[place.number for place in part] for part in kernels.in_order(cases, known)]
+
+    assert numbers() == [[0, 2, 3], [1, 4]]
+    assert numbers("a") == [[2, 3], [0, 1, 4]]
 
 
 def test_verdicts():
