@@ -20,19 +20,24 @@ was never timed is predicted from its relatives.
   a sum is not linear in g: it is made so where g is, and g found again, until it stays (Gauss and
   Newton; this is Laplace's approximation for this likelihood: Rasmussen and Williams, 2006,
   "Gaussian Processes for Machine Learning", section 3.4; one pass is the linear f = m (1 + g)).
-- `scale`, near 1, is what a part costs in a network over what it costs in its own timing. Networks
-  may miss the sum by an error of their own (`misfit`), which is part of their deviation.
-- Hyperparameters maximise the marginal likelihood (equation 5.8 there) times log-normal priors, on
-  at most `_SUBSET` timings.
+- `scale`, near 1, is what a part costs in a network over what it costs in its own timing.
+- If asked for, there is a `floor` that no network is faster than, as where a host feeds a device:
+  the latency is then (floor^q + sum^q)^(1/q), q = 8.
+- Networks may miss all that by an error of their own (`misfit`), which is part of their deviation.
+- A timing far off counts for less: errors have Student's t distribution with 4 degrees of freedom,
+  as a normal one whose variance is found for each timing, in turn with g (Lange, Little and Taylor,
+  1989, "Robust statistical modeling using the t distribution", section 2).
+- Hyperparameters maximise the marginal likelihood (equation 5.8 of Rasmussen and Williams) times
+  log-normal priors, on at most `_SUBSET` timings.
 
 Shapes: P parts, C categories, F numbers, A amounts, N timings (those of parts first), U unknowns:
-g of all parts, then the logarithms of offset and scale beside where they are thought to be.
+g of all parts, then the logarithms of offset, scale and floor beside what they are thought to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,20 +60,25 @@ PRIORS = {
     "product": (np.log(0.04), 1.5),
     "own": (np.log(0.0025), 2.0),
     "unstated": (np.log(1e-4), 2.0),
-    "misfit": (np.log(1e-4), 2.0),
+    "misfit": (np.log(1e-3), 3.0),
 }
 _NAMES = tuple(PRIORS)[2:]
 _BOUND = 3.0  # deviations of the prior
 _CONSTANT = 0.25  # variance of what all g have in common
-_OFFSET = 1.0  # of the logarithm of the offset
-_SCALE = 0.04  # of the logarithm of the scale
+_SHARED = 1.0, 0.04, 0.25  # variances of the logarithms of offset, scale and floor
+_SHARP = 8.0  # q of the floor
+_FLOOR, _FLOOR_START = 0.6, 0.9  # of the fast networks' latency: where it is thought, and sought
+_FAST = 0.05  # the share of networks that are fast
+_FREEDOM = 4.0
+_MEDIAN = 0.455  # of the square of a standard normal number
 _JITTER = 1e-10
 _SUBSET = 400
-_ITERATIONS = 30, 15  # of the search for hyperparameters, where m is all that is known and then
+_ITERATIONS = 30, 15, 15, 15  # of the search for hyperparameters, each round from what was found
 _PASSES, _SETTLED = 20, 1e-6  # passes of Gauss and Newton, and the largest change that ends them
 _EQUAL = 0.1  # how strongly the roofline's columns are drawn towards equal shares
-_CHUNK = 4096  # networks whose deviations are found at once
 _LEAST = 1e-3  # of the mean latency of parts: less than that no part is thought to cost before
+_CHUNK = 1024  # parts, or networks, that are looked at together
+_WHOLE = 3000  # parts of a table whose covariances are kept
 
 
 @dataclass(frozen=True)
@@ -76,13 +86,14 @@ class Features:
     """What is known of parts before any is timed.
 
     `categories` (P, C): codes of what has no order; the first column is the kind. `amounts`
-    (P, A): what latency is thought to grow with linearly, not negative: MACs, bytes. `numbers`
-    (P, F): what relatives are near in, logarithms as a rule. Equal rows are the same part.
+    (P, A): what latency is thought to grow with linearly, not negative: MACs, bytes. `sizes`
+    (P, F): what relatives are near in, by its logarithm: the amounts, channels, sides. Equal rows
+    are the same part.
     """
 
     categories: Integers
     amounts: Floats
-    numbers: Floats
+    sizes: Floats
 
     @classmethod
     def of(
@@ -93,8 +104,7 @@ class Features:
         sizes: ArrayLike | None = None,
     ) -> Features:
         """From arrays of P rows: kinds (P,), integers; settings (P, S), integers; amounts (P, A)
-        and sizes (P, ...), channels or sides, both not negative, of which logarithms are taken.
-        ValueError where they do not fit one another."""
+        and further sizes (P, ...), not negative. ValueError where they do not fit one another."""
         kind = np.asarray(kinds, np.int64)
         many = len(kind)
         setting = np.zeros((many, 0), np.int64) if settings is None else np.asarray(settings)
@@ -105,21 +115,18 @@ class Features:
                 raise ValueError(f"{name}: shape {rows.shape}, but there are {many} parts")
             if name != "settings" and not (np.isfinite(rows).all() and (rows >= 0).all()):
                 raise ValueError(f"{name} must be finite and not negative")
-        numbers = np.concatenate([amount, size], axis=1)
-        least = np.min(numbers, axis=0, where=numbers > 0, initial=np.inf)
-        least = np.where(np.isfinite(least), least, 1.0)
         categories = np.concatenate([kind[:, None], setting.astype(np.int64)], axis=1)
-        return cls(categories, amount, np.log(numbers + least))
+        return cls(categories, amount, np.concatenate([amount, size], axis=1))
 
     def __len__(self) -> int:
         return len(self.categories)
 
     def __getitem__(self, parts: Any) -> Features:
-        return Features(self.categories[parts], self.amounts[parts], self.numbers[parts])
+        return Features(self.categories[parts], self.amounts[parts], self.sizes[parts])
 
     def rows(self) -> Floats:
-        """All of it, (P, C + A + F)."""
-        return np.concatenate([self.categories, self.amounts, self.numbers], axis=1)
+        """All that tells parts apart, (P, C + F)."""
+        return np.concatenate([self.categories, self.sizes], axis=1)
 
 
 def counts(networks: Sequence[ArrayLike] | Integers, parts: int) -> csr_array:
@@ -132,7 +139,7 @@ def counts(networks: Sequence[ArrayLike] | Integers, parts: int) -> csr_array:
         lists = [np.asarray(each, np.int64).ravel() for each in networks]
         row = np.repeat(np.arange(len(lists)), [len(each) for each in lists])
         index = np.concatenate([np.zeros(0, np.int64), *lists])
-    if len(index) and not (index.min() >= 0 and index.max() < parts):
+    if len(index) and (index.min() < 0 or index.max() >= parts):
         raise ValueError(f"networks: part {index.max()} or {index.min()}, but there are {parts}")
     return csr_array((np.ones(len(row)), (row, index)), shape=(len(networks), parts))
 
@@ -148,12 +155,26 @@ class Scales(dict[str, float]):
         self.length = values[categories:lengths]
 
 
+class Units:
+    """Standardised logarithms of sizes, in units that one table of parts sets for all others."""
+
+    def __init__(self, features: Features):
+        least = np.min(features.sizes, axis=0, where=features.sizes > 0, initial=np.inf)
+        self._least = np.where(np.isfinite(least), least, 1.0)
+        logarithms = np.log(features.sizes + self._least)
+        spread = logarithms.std(axis=0)
+        self._centre, self._spread = logarithms.mean(axis=0), np.where(spread > 1e-9, spread, 1.0)
+
+    def numbers(self, features: Features) -> Floats:
+        """(P, F)."""
+        return (np.log(features.sizes + self._least) - self._centre) / self._spread
+
+
 class Pairs:
     """What the covariance takes of all pairs of parts of two tables, (A, B) each."""
 
-    def __init__(self, a: Features, b: Features, units: tuple[Floats, Floats]):
-        centre, spread = units
-        x, y = (a.numbers - centre) / spread, (b.numbers - centre) / spread
+    def __init__(self, a: Features, b: Features, units: Units):
+        x, y = units.numbers(a), units.numbers(b)
         codes = zip(a.categories.T, b.categories.T, strict=True)
         self.differ = np.array([np.not_equal.outer(u, v) for u, v in codes], np.float32)
         away = [np.subtract.outer(u, v) ** 2 for u, v in zip(x.T, y.T, strict=True)]
@@ -181,15 +202,25 @@ class Pairs:
         return total
 
 
+def variances(features: Features, units: Units, scales: Scales) -> Floats:
+    """k of each part with itself, (P,)."""
+    squares = units.numbers(features) ** 2
+    product = squares.sum(axis=1) / max(squares.shape[1], 1)
+    same = _CONSTANT + scales["additive"] + scales["product"] + scales["own"]
+    return same + scales["linear"] * product
+
+
 @dataclass(frozen=True)
 class Timings:
     """Timings of single parts, then of networks: their logarithms (N,), relative errors (N,),
-    which `parts` were timed, and how often each network has each part (networks, P)."""
+    which `parts` were timed, and how often each network has each part (networks, P). `doubts` (N,)
+    are what errors are thought larger by, as variances."""
 
     logarithms: Floats
     errors: Floats
     parts: Integers
     networks: csr_array
+    doubts: Floats
 
     @classmethod
     def of(
@@ -214,7 +245,7 @@ class Timings:
             raise ValueError("timings must be finite and positive")
         if not (np.isfinite(error).all() and (error >= 0).all()):
             raise ValueError("relative errors must be finite and not negative")
-        return cls(np.log(ms), error, parts, networks)
+        return cls(np.log(ms), error, parts, networks, np.ones(len(ms)))
 
     def __len__(self) -> int:
         return len(self.logarithms)
@@ -223,15 +254,15 @@ class Timings:
     def is_network(self) -> NDArray[np.bool_]:
         return np.arange(len(self)) >= len(self.parts)
 
-    def variances(self, scales: Scales) -> Floats:
-        """Of what a timing and a sum of parts differ by, (N,): the stated errors; for parts without
-        one a learnt error; for networks what sums miss."""
-        unstated = scales["unstated"] * (self.errors == 0)
-        return self.errors**2 + np.where(self.is_network, scales["misfit"], unstated) + _JITTER
-
     @property
     def mixed(self) -> bool:
         return 0 < len(self.parts) < len(self)
+
+    def variances(self, scales: Scales) -> Floats:
+        """Of what a timing and a sum of parts differ by, (N,), without doubts: the stated errors;
+        for parts without one a learnt error; for networks what sums miss."""
+        unstated = scales["unstated"] * (self.errors == 0)
+        return self.errors**2 + np.where(self.is_network, scales["misfit"], unstated) + _JITTER
 
     @property
     def sums(self) -> csr_array:
@@ -244,7 +275,7 @@ class Timings:
     def on(self, kept: Integers) -> Timings:
         """The same of a smaller table, that of the parts `kept`, which rise."""
         networks = csr_array(self.networks[:, kept])
-        return Timings(self.logarithms, self.errors, np.searchsorted(kept, self.parts), networks)
+        return replace(self, parts=np.searchsorted(kept, self.parts), networks=networks)
 
     def some(self, many: int) -> Timings:
         """At most so many, half of each sort where both have them; always the same ones."""
@@ -254,7 +285,8 @@ class Timings:
         a = np.sort(rng.permutation(alone)[:share])
         b = np.sort(rng.permutation(whole)[: many - share])
         kept = np.concatenate([a, alone + b])
-        return Timings(self.logarithms[kept], self.errors[kept], self.parts[a], self.networks[b])
+        of = self.logarithms[kept], self.errors[kept]
+        return Timings(*of, self.parts[a], self.networks[b], self.doubts[kept])
 
 
 @dataclass(frozen=True)
@@ -298,30 +330,55 @@ def _columns(features: Features, kinds: Integers) -> Floats:
     return np.concatenate([base, *own], axis=1)
 
 
-class Sums:
-    """The logarithms of timings as functions of the unknowns u (U,)."""
+@dataclass(frozen=True)
+class Shared:
+    """What all networks have in common: ms, and the scale of sums of parts."""
 
-    def __init__(self, timings: Timings, ms: Floats, offset_ms: float):
-        """`ms` (P,) and `offset_ms` are the latencies where all unknowns are 0."""
-        self._sums, self._network = timings.sums, timings.is_network
-        self._ms, self._offset = ms, offset_ms
+    offset_ms: float
+    scale: float
+    floor_ms: float
+
+    def at(self, u: Floats) -> Shared:
+        """For the last unknowns, (3,)."""
+        offset, scale, floor = np.exp(u).tolist()
+        return Shared(self.offset_ms * offset, self.scale * scale, self.floor_ms * floor)
+
+    def networks(self, sums_ms: Floats) -> tuple[Floats, Floats]:
+        """Latencies of networks whose parts sum up to so much (N,), ms, and their relative
+        derivatives in the logarithms of that sum and of what is shared, (N, 4)."""
+        parts = self.scale * sums_ms
+        total = self.offset_ms + parts
+        ratio = (self.floor_ms / total) ** _SHARP
+        busy, part = 1 / (1 + ratio), parts / total
+        slopes = np.stack([busy * part, busy * (1 - part), busy * part, 1 - busy], axis=1)
+        return total * (1 + ratio) ** (1 / _SHARP), slopes
+
+
+class Sums:
+    """The logarithms of timings as functions of the unknowns u (U,). `ms` (P,) and `shared` are
+    the latencies where all unknowns are 0."""
+
+    def __init__(self, timings: Timings, ms: Floats, shared: Shared):
+        self._sums, self._alone = timings.sums, len(timings.parts)
+        self._ms, self._shared = ms, shared
 
     def at(self, u: Floats) -> tuple[Floats, csr_array]:
         """Logarithms (N,) and their derivatives (N, U)."""
-        ms = self._ms * np.exp(u[:-2])
-        scale = np.where(self._network, np.exp(u[-1]), 1.0)
-        offset = self._network * self._offset * np.exp(u[-2])
-        parts = scale * (self._sums @ ms)
-        total = offset + parts
-        shares = csr_array(self._sums * (scale / total)[:, None] * ms[None, :])
-        others = np.stack([offset, self._network * parts], axis=1) / total[:, None]
-        return np.log(total), csr_array(hstack([shares, csr_array(others)]))
+        ms = self._ms * np.exp(u[:-3])
+        sums = self._sums @ ms
+        latency, slopes = sums.copy(), np.zeros((len(sums), 4))
+        slopes[: self._alone, 0] = 1
+        whole = self._shared.at(u[-3:]).networks(sums[self._alone :])
+        latency[self._alone :], slopes[self._alone :] = whole
+        parts = self._sums * (slopes[:, 0] / sums)[:, None] * ms[None, :]
+        return np.log(latency), csr_array(hstack([csr_array(parts), csr_array(slopes[:, 1:])]))
 
 
 def joined(parts: Floats, mixed: bool) -> Floats:
     """The covariance of all unknowns from that of parts. The scale is known where timings are of
     one sort."""
-    return block_diag(parts, np.diag([_OFFSET, _SCALE * mixed]))
+    offset, scale, floor = _SHARED
+    return block_diag(parts, np.diag([offset, scale * mixed, floor]))
 
 
 class Marginal:
@@ -333,17 +390,16 @@ class Marginal:
         self._timings, self._network = timings, timings.is_network
         self._unstated = (timings.errors == 0) & ~self._network
         self._categories = len(pairs.differ)
-        self._lengths = len(pairs.away)
-        rows = [PRIORS["weight"]] * self._categories + [PRIORS["length"]] * self._lengths
+        rows = [PRIORS["weight"]] * self._categories + [PRIORS["length"]] * len(pairs.away)
         self.mean, self.deviation = np.array(rows + [PRIORS[n] for n in _NAMES], float).T
 
     def __call__(self, theta: Floats) -> tuple[float, Floats]:
         scales = Scales(theta, self._categories)
         share, bell = self.pairs.bell(scales)
-        parts = self.pairs.join(scales, share, bell)
-        whole = joined(parts, self._timings.mixed)
+        whole = joined(self.pairs.join(scales, share, bell), self._timings.mixed)
         covariance = self._slopes @ (self._slopes @ whole).T
-        covariance[np.diag_indices(len(covariance))] += self._timings.variances(scales)
+        noise = self._timings.variances(scales) * self._timings.doubts
+        covariance[np.diag_indices(len(noise))] += noise
         factor = np.linalg.cholesky(covariance)
         inverse = cho_solve((factor, True), np.eye(len(factor)), check_finite=False)
         weights = inverse @ self._values
@@ -354,20 +410,21 @@ class Marginal:
         return loss + 0.5 * float(away @ away), gradient
 
     def _gradient(self, scales: Scales, slope: Floats, share: Floats, bell: Floats) -> Floats:
-        by_part = self._slopes[:, :-2].T @ (self._slopes[:, :-2].T @ slope).T  # (P, P)
+        parts = self._slopes[:, : self.pairs.same.shape[0]]
+        by_part = parts.T @ (parts.T @ slope).T  # (P, P)
         by_bell = scales["product"] * by_part * bell
         by_share = -scales["additive"] * by_part - scales["rate"] * by_bell
         weight = np.tensordot(self.pairs.differ, by_share, 2)
         length = np.tensordot(self.pairs.away, by_bell, 2) / scales.length**2
-        diagonal = np.diag(slope)
+        by_noise = np.diag(slope) * self._timings.doubts
         of = {
             "rate": -scales["rate"] * float((by_bell * share).sum()),
             "additive": scales["additive"] * float((by_part * (1 - share)).sum()),
             "linear": scales["linear"] * float((by_part * self.pairs.product).sum()),
             "product": float(by_bell.sum()),
             "own": scales["own"] * float(by_part[self.pairs.same].sum()),
-            "unstated": scales["unstated"] * float(diagonal[self._unstated].sum()),
-            "misfit": scales["misfit"] * float(diagonal[self._network].sum()),
+            "unstated": scales["unstated"] * float(by_noise[self._unstated].sum()),
+            "misfit": scales["misfit"] * float(by_noise[self._network].sum()),
         }
         spread = scales.weight * (weight - scales.weight @ weight)
         return np.concatenate([spread, length, [of[name] for name in _NAMES]])
@@ -391,82 +448,54 @@ class Posterior:
     """What timings say of the unknowns of the parts that they are of, at given hyperparameters.
 
     `weights` (U,) and `precision` (U, U) give the mean and the loss of variance of whatever has
-    covariance c (U,) with these unknowns: weights @ c and c @ precision @ c.
+    covariance c (U,) with these unknowns: weights @ c and c @ precision @ c. `doubts` (N,) are
+    what the timings' should be, given this posterior.
     """
 
-    def __init__(self, pairs: Pairs, timings: Timings, sums: Sums, scales: Scales):
+    def __init__(
+        self, pairs: Pairs, timings: Timings, sums: Sums, scales: Scales, unknowns: Floats
+    ):
         covariance = joined(pairs.covariance(scales), timings.mixed)
-        variances = timings.variances(scales)
-        self.unknowns = np.zeros(len(covariance))
+        stated = timings.variances(scales)
+        noise = stated * timings.doubts
+        self.unknowns = unknowns
         for _ in range(_PASSES):
             logarithms, self.slopes = sums.at(self.unknowns)
             self.values = timings.logarithms - logarithms + self.slopes @ self.unknowns
             whole = self.slopes @ (self.slopes @ covariance).T
-            whole[np.diag_indices(len(variances))] += variances
+            whole[np.diag_indices(len(noise))] += noise
             factor = np.linalg.cholesky(whole)
-            self.weights = self.slopes.T @ cho_solve((factor, True), self.values)
+            left = cho_solve((factor, True), self.values, check_finite=False)
+            self.weights = self.slopes.T @ left
             step = covariance @ self.weights - self.unknowns
             longest = float(np.abs(step).max())
             self.unknowns = self.unknowns + step / max(longest, 1.0)  # a factor of e in one pass
             if longest < _SETTLED:
                 break
-        half = solve_triangular(factor, self.slopes.toarray(), lower=True, check_finite=False)
-        self.precision = half.T @ half
-
-
-@dataclass(frozen=True)
-class PartTable:
-    """Latencies of parts, and of networks as sums of them.
-
-    `ms` (P,) are e to the mean of the logarithm, so medians; `offset_ms` and `scale` are what
-    `networks` adds to and makes of their sums. `covariance` (U, U) is that of the unknowns.
-    """
-
-    ms: Floats
-    offset_ms: float
-    scale: float
-    misfit: float
-    covariance: Floats
-
-    def parts(self) -> tuple[Floats, Floats]:
-        """Latency of each part and its standard deviation, ms, (P,) each. Errors of timings are
-        not in it."""
-        return self.ms, self.ms * np.sqrt(np.maximum(np.diag(self.covariance)[:-2], 0))
-
-    def networks(self, networks: Sequence[ArrayLike] | Integers | csr_array) -> Floats:
-        """Latency of each network, ms, (N,): lists of the indices of its parts, or `counts`."""
-        return self.offset_ms + self.scale * (self._counts(networks) @ self.ms)
-
-    def deviations(self, networks: Sequence[ArrayLike] | Integers | csr_array) -> Floats:
-        """Their standard deviations, ms, (N,), with what networks miss sums by."""
-        many, ms = self._counts(networks), self.networks(networks)
-        variances = np.empty(many.shape[0])
-        for begin in range(0, many.shape[0], _CHUNK):
-            some = slice(begin, begin + _CHUNK)
-            parts = csr_array(many[some] * (self.scale * self.ms)[None, :])
-            rest = np.stack([np.full(len(ms[some]), self.offset_ms), ms[some] - self.offset_ms], 1)
-            slopes = csr_array(hstack([parts, csr_array(rest)]))
-            variances[some] = np.asarray(slopes.multiply(slopes @ self.covariance).sum(axis=1))
-        return np.sqrt(np.maximum(variances, 0) + self.misfit * ms**2)
-
-    def _counts(self, networks: Sequence[ArrayLike] | Integers | csr_array) -> csr_array:
-        return networks if isinstance(networks, csr_array) else counts(networks, len(self.ms))
+        upper = solve_triangular(factor, np.eye(len(factor)), lower=True, check_finite=False)
+        half = self.slopes.T @ upper.T  # of the inverse of the timings' covariance
+        self.precision = half @ half.T
+        known = noise - noise**2 * np.einsum("nm,nm->m", upper, upper)
+        squares = (noise * left) ** 2 + known  # expected: of the mean, and around it
+        # Where a few are far off, `stated` began too large: its median says so at once.
+        ratios = squares / stated
+        ratios /= min(1.0, max(float(np.median(ratios)), _JITTER) / _MEDIAN)
+        self.doubts = (_FREEDOM + ratios) / (_FREEDOM + 1)
 
 
 class PartRegression:
-    """The Gaussian process of this file with its hyperparameters. `fit` makes it; `parts`,
-    `networks` and `deviations` are those of the table of the parts that it was made with."""
+    """The Gaussian process of this file, fitted to timings of some of the parts `features`. `fit`
+    makes it; `parts`, `networks` and `deviations` are those of the table of all these parts."""
 
-    def __init__(self, features: Features, timings: Timings):
-        self._observed = np.unique(timings.sums.indices)  # parts that something is known of
-        self._of, known = features[self._observed], timings.on(self._observed)
-        self.roofline = Roofline.fit(features[self._observed], known)
-        numbers = features.numbers
-        spread = numbers.std(axis=0)
-        self._units = numbers.mean(axis=0), np.where(spread > 1e-9, spread, 1.0)
-        self._pairs = Pairs(self._of, self._of, self._units)
+    def __init__(self, features: Features, timings: Timings, floor: bool = False):
+        self.units = Units(features)
         self.mixed = timings.mixed
-        self._settle(known)
+        observed = np.unique(timings.sums.indices)  # parts that something is known of
+        self.known, timings = features[observed], timings.on(observed)
+        self.roofline = Roofline.fit(self.known, timings)
+        fast = np.exp(np.quantile(timings.logarithms[timings.is_network], _FAST)) if floor else 0.0
+        self._prior = Shared(self.roofline.offset_ms, 1.0, _FLOOR * float(fast))
+        self._settle(timings)
         self.table = self.predict(features)
         self.parts, self.networks = self.table.parts, self.table.networks
         self.deviations = self.table.deviations
@@ -481,47 +510,136 @@ class PartRegression:
         networks: Sequence[ArrayLike] | Integers = (),
         network_ms: ArrayLike = (),
         network_error: ArrayLike = 0.0,
+        floor: bool = False,
     ) -> PartRegression:
         """From timings of single parts (indices, ms) and of networks (lists of indices, ms), with
         relative errors, one for all or one each. That of parts is learnt where it is 0; networks
-        have `misfit` beside theirs. Parts that no timing is of are predicted too.
-        ValueError where there is no timing, or what is given does not fit together."""
+        have `misfit` beside theirs. Parts that no timing is of are predicted too. ValueError where
+        there is no timing, or what is given does not fit together."""
         index = np.asarray(parts, np.int64)
         if len(index) and (index.min() < 0 or index.max() >= len(features)):
             raise ValueError(f"parts: {index.max()} or {index.min()}, of {len(features)}")
         whole = counts(networks, len(features))
         one, many = np.asarray(part_ms, float), np.asarray(network_ms, float)
-        return cls(features, Timings.of(index, one, part_error, whole, many, network_error))
+        if floor and not len(many):
+            raise ValueError("a floor is one of networks, and there is no timing of any")
+        timings = Timings.of(index, one, part_error, whole, many, network_error)
+        return cls(features, timings, floor)
 
-    def _settle(self, known: Timings) -> None:
-        """Hyperparameters, by which the unknowns are linear in the timings, by which
+    def _settle(self, timings: Timings) -> None:
+        """Hyperparameters, by which the unknowns and doubts of timings are found, by which
         hyperparameters; at last the posterior from all timings."""
-        some = known.some(_SUBSET)
+        some = timings.some(_SUBSET)
         kept = np.unique(some.sums.indices)
-        few, some = self._of[kept], some.on(kept)
-        pairs = Pairs(few, few, self._units)
-        sums = Sums(some, self.roofline.ms(few), self.roofline.offset_ms)
-        unknowns, theta = np.zeros(len(few) + 2), None
+        few, some = self.known[kept], some.on(kept)
+        pairs = Pairs(few, few, self.units)
+        sums = Sums(some, self.roofline.ms(few), self._prior)
+        unknowns, theta = self._start(len(few)), None
         for iterations in _ITERATIONS:
             logarithms, slopes = sums.at(unknowns)
             values = some.logarithms - logarithms + slopes @ unknowns
             theta = Marginal(pairs, some, slopes, values).best(theta, iterations)
-            self.scales = Scales(theta, self._of.categories.shape[1])
-            unknowns = Posterior(pairs, some, sums, self.scales).unknowns
-        sums = Sums(known, self.roofline.ms(self._of), self.roofline.offset_ms)
-        self._posterior = Posterior(self._pairs, known, sums, self.scales)
+            self.scales = Scales(theta, self.known.categories.shape[1])
+            found = Posterior(pairs, some, sums, self.scales, unknowns)
+            unknowns, some = found.unknowns, replace(some, doubts=found.doubts)
+        pairs = Pairs(self.known, self.known, self.units)
+        sums = Sums(timings, self.roofline.ms(self.known), self._prior)
+        start = self._start(len(self.known))
+        start[-3:] = unknowns[-3:]
+        found = Posterior(pairs, timings, sums, self.scales, start)
+        self.timings = replace(timings, doubts=found.doubts)
+        self.posterior = Posterior(pairs, self.timings, sums, self.scales, found.unknowns)
+        whole = found.doubts[timings.is_network]
+        self.misfit = self.scales["misfit"] * float(whole.mean() if len(whole) else 1.0)
+
+    def _start(self, parts: int) -> Floats:
+        return np.append(np.zeros(parts + 2), np.log(_FLOOR_START / _FLOOR))
 
     def predict(self, features: Features) -> PartTable:
         """Of any parts, also of those that were not there when it was fitted."""
-        kept = self._posterior
-        pairs = Pairs(features, self._of, self._units)
-        cross = joined(pairs.covariance(self.scales), self.mixed)
-        own = joined(Pairs(features, features, self._units).covariance(self.scales), self.mixed)
-        unknowns = cross @ kept.weights
-        return PartTable(
-            ms=self.roofline.ms(features) * np.exp(unknowns[:-2]),
-            offset_ms=self.roofline.offset_ms * float(np.exp(unknowns[-2])),
-            scale=float(np.exp(unknowns[-1])),
-            misfit=self.scales["misfit"],
-            covariance=own - cross @ kept.precision @ cross.T,
-        )
+        return PartTable(self, features)
+
+    def shared(self) -> Shared:
+        return self._prior.at(self.posterior.unknowns[-3:])
+
+    def cross(self, features: Features) -> Floats:
+        """Covariances of parts with the unknowns that timings are of, (P, U)."""
+        found = np.zeros((len(features), len(self.known) + 3))
+        for some in _chunks(len(features)):
+            of = Pairs(features[some], self.known, self.units).covariance(self.scales)
+            found[some, :-3] = of
+        return found
+
+
+def _chunks(many: int) -> Iterator[slice]:
+    return (slice(begin, begin + _CHUNK) for begin in range(0, many, _CHUNK))
+
+
+class PartTable:
+    """Latencies of parts, and of networks of them.
+
+    `ms` (P,) are e to the mean of the logarithm, so medians; a network takes `offset_ms + scale *
+    sum`, or where there is a floor what `Shared` says.
+    """
+
+    def __init__(self, model: PartRegression, features: Features):
+        self._model, self._features = model, features
+        self.shared, self.misfit = model.shared(), model.misfit
+        self._cross = model.cross(features)
+        self.ms = model.roofline.ms(features) * np.exp(self._cross @ model.posterior.weights)
+        self._whole: Floats | None = None
+
+    @property
+    def offset_ms(self) -> float:
+        return self.shared.offset_ms
+
+    @property
+    def scale(self) -> float:
+        return self.shared.scale
+
+    def parts(self) -> tuple[Floats, Floats]:
+        """Latency of each part and its standard deviation, ms, (P,) each. Errors of timings are
+        not in it."""
+        model, cross = self._model, self._cross
+        gained = np.einsum("pu,pu->p", cross @ model.posterior.precision, cross)
+        left = variances(self._features, model.units, model.scales) - gained
+        return self.ms, self.ms * np.sqrt(np.maximum(left, 0))
+
+    def networks(self, networks: Sequence[ArrayLike] | Integers | csr_array) -> Floats:
+        """Latency of each network, ms, (N,): lists of the indices of its parts, or `counts`."""
+        return self.shared.networks(self._counts(networks) @ self.ms)[0]
+
+    def deviations(self, networks: Sequence[ArrayLike] | Integers | csr_array) -> Floats:
+        """Their standard deviations, ms, (N,), with what networks miss sums by."""
+        many = self._counts(networks)
+        sums = many @ self.ms
+        ms, shared = self.shared.networks(sums)
+        found = np.empty(len(ms))
+        for some in _chunks(len(ms)):
+            of = many[some]
+            parts = np.unique(of.indices)
+            slopes = csr_array(
+                of[:, parts] * (shared[some, 0] / sums[some])[:, None] * self.ms[parts]
+            )
+            slopes = csr_array(hstack([slopes, csr_array(shared[some, 1:])]))
+            found[some] = slopes.multiply(slopes @ self.covariance(parts)).sum(axis=1)
+        return ms * np.sqrt(np.maximum(found, 0) + self.misfit)
+
+    def covariance(self, parts: Integers) -> Floats:
+        """Of the logarithms of some parts and of what is shared, (U, U)."""
+        if len(self.ms) > _WHOLE:
+            return self._covariance(parts)
+        if self._whole is None:
+            self._whole = self._covariance(np.arange(len(self.ms)))
+        kept = np.append(parts, len(self.ms) + np.arange(3))
+        return self._whole[np.ix_(kept, kept)]
+
+    def _covariance(self, parts: Integers) -> Floats:
+        model, some = self._model, self._features[parts]
+        own = joined(Pairs(some, some, model.units).covariance(model.scales), model.mixed)
+        cross = np.zeros((len(own), self._cross.shape[1]))
+        cross[:-3], cross[-3:, -3:] = self._cross[parts], own[-3:, -3:]
+        return own - cross @ model.posterior.precision @ cross.T
+
+    def _counts(self, networks: Sequence[ArrayLike] | Integers | csr_array) -> csr_array:
+        return networks if isinstance(networks, csr_array) else counts(networks, len(self.ms))

@@ -1,5 +1,7 @@
 """Latencies of parts and of networks from few timings, on functions that are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
@@ -11,6 +13,7 @@ from evaluator.latency_regression import (
     Marginal,
     Pairs,
     PartRegression,
+    Shared,
     Sums,
     Timings,
     counts,
@@ -137,78 +140,115 @@ def test_units_do_not_matter():
 
 
 def small(seed: int = 6) -> tuple[PartRegression, Features, Timings]:
+    """All parts are in a network or timed alone."""
     world = World(seed, parts=12)
     networks, ms = world.networks(5)
-    some = np.arange(7)
+    some = np.arange(12)
     timings = Timings.of(some, world.ms[some], 0.02, counts(networks, 12), ms, 0.01)
     return PartRegression(world.features, timings), world.features, timings
+
+
+def slopes_of(fitted: PartRegression, timings: Timings) -> np.ndarray:
+    """Derivatives of the logarithms of sums in g, offset, scale and floor, written plainly."""
+    ms, offset, scale = fitted.table.ms, fitted.table.offset_ms, fitted.table.scale
+    rows = np.zeros((len(timings), len(ms) + 3))
+    for row, part in enumerate(timings.parts):
+        rows[row, part] = 1
+    for row, many in enumerate(timings.networks.toarray(), start=len(timings.parts)):
+        total = offset + scale * (many @ ms)
+        rows[row, :-3] = many * scale * ms / total
+        rows[row, -3:-1] = offset / total, scale * (many @ ms) / total
+    return rows
 
 
 def test_posterior_is_that_of_a_dense_gaussian_process():
     """With the sums made linear where the posterior is, Rasmussen and Williams, equation 2.25."""
     fitted, features, timings = small()
-    of, scales, table = fitted._of, fitted.scales, fitted.table
-    known = timings.on(fitted._observed)
-    posterior = fitted._posterior
-    a = np.zeros((len(known), len(of) + 2))
-    for row in range(len(known)):  # derivatives of the logarithms of sums
-        ms = np.zeros(len(of))
-        if row < len(known.parts):
-            ms[known.parts[row]], offset = 1.0, 0.0
-        else:
-            ms = known.networks.toarray()[row - len(known.parts)]
-            ms = ms * fitted.roofline.ms(of) * np.exp(posterior.unknowns[:-2] + table_log(table))
-            offset = table.offset_ms
-        a[row, :-2] = ms / (ms.sum() + offset)
-        if row >= len(known.parts):
-            a[row, -2:] = offset / (ms.sum() + offset), ms.sum() / (ms.sum() + offset)
-
-    def k(x: Features, y: Features) -> np.ndarray:
-        whole = np.zeros((len(x) + 2, len(y) + 2))
-        whole[:-2, :-2] = Pairs(x, y, fitted._units).covariance(scales)
-        whole[-2, -2], whole[-1, -1] = latency_regression._OFFSET, latency_regression._SCALE
-        return whole
-
-    noise = np.diag(known.variances(scales))
-    inverse = np.linalg.inv(a @ k(of, of) @ a.T + noise)
-    cross = k(features, of) @ a.T
-    np.testing.assert_allclose(a, posterior.slopes.toarray(), atol=1e-5)
-    mean = cross @ inverse @ posterior.values
-    expected = fitted.roofline.ms(features) * np.exp(mean[:-2])
-    np.testing.assert_allclose(table.ms, expected, rtol=1e-4)
-    covariance = k(features, features) - cross @ inverse @ cross.T
-    np.testing.assert_allclose(table.covariance, covariance, atol=1e-5)
-
-
-def table_log(table) -> float:
-    return float(np.log(table.scale))
+    k = np.zeros((15, 15))
+    k[:12, :12] = Pairs(features, features, fitted.units).covariance(fitted.scales)
+    k[12:, 12:] = np.diag(latency_regression._SHARED)
+    a, u = slopes_of(fitted, timings), fitted.posterior.unknowns
+    shared = fitted.table.shared
+    whole = shared.offset_ms + shared.scale * (timings.networks @ fitted.table.ms)
+    fits = np.log(np.concatenate([fitted.table.ms[timings.parts], whole]))
+    noise = np.diag(timings.variances(fitted.scales) * fitted.timings.doubts)
+    inverse = np.linalg.inv(a @ k @ a.T + noise)
+    mean = k @ a.T @ inverse @ (timings.logarithms - fits + a @ u)
+    np.testing.assert_allclose(mean, u, atol=1e-5)
+    np.testing.assert_allclose(fitted.table.ms, fitted.roofline.ms(features) * np.exp(mean[:-3]))
+    covariance = k - k @ a.T @ inverse @ a @ k
+    np.testing.assert_allclose(fitted.table.covariance(np.arange(12)), covariance, atol=1e-7)
+    deviations = fitted.table.ms * np.sqrt(np.diag(covariance)[:-3])
+    np.testing.assert_allclose(fitted.parts()[1], deviations, rtol=1e-4)
 
 
 def test_deviation_of_a_sum_has_all_covariances():
     fitted, _, _ = small()
     table, network = fitted.table, np.array([0, 3, 3, 8])
-    slope = np.zeros(len(table.covariance))
+    covariance = table.covariance(np.arange(12))
+    slope = np.zeros(15)
     np.add.at(slope, network, table.scale * table.ms[network])
-    slope[-2:] = table.offset_ms, table.scale * table.ms[network].sum()
-    ms = table.offset_ms + slope[-1]
+    slope[12:14] = table.offset_ms, table.scale * table.ms[network].sum()
+    ms = slope[12:14].sum()
     assert table.networks([network]) == pytest.approx([ms])
-    expected = np.sqrt(slope @ table.covariance @ slope + table.misfit * ms**2)
+    expected = np.sqrt(slope @ covariance @ slope + table.misfit * ms**2)
     assert table.deviations([network]) == pytest.approx([expected])
 
 
-def test_gradients():
-    fitted, _, timings = small(7)
-    of, known = fitted._of, timings.on(fitted._observed)
-    sums = Sums(known, fitted.roofline.ms(of), fitted.roofline.offset_ms)
-    u = 0.1 * np.random.default_rng(0).normal(size=len(of) + 2)
+def test_large_tables_keep_no_covariance(monkeypatch):
+    fitted, features, _ = small()
+    networks = [[0, 3, 3, 8], [1], [11, 2]]
+    expected = fitted.deviations(networks)
+    monkeypatch.setattr(latency_regression, "_WHOLE", 5)
+    monkeypatch.setattr(latency_regression, "_CHUNK", 2)
+    np.testing.assert_allclose(fitted.predict(features).deviations(networks), expected)
+
+
+@pytest.mark.parametrize("floor_ms", [0.0, 3.0])
+def test_gradients(floor_ms):
+    fitted, features, timings = small(7)
+    shared = Shared(fitted.roofline.offset_ms, 1.0, floor_ms)
+    sums = Sums(timings, fitted.roofline.ms(features), shared)
+    u = 0.1 * np.random.default_rng(0).normal(size=15)
     logarithms, slopes = sums.at(u)
-    np.testing.assert_allclose(
-        approx_fprime(u, lambda v: sums.at(v)[0]), slopes.toarray(), atol=1e-5
-    )
-    loss = Marginal(Pairs(of, of, fitted._units), known, slopes, known.logarithms - logarithms)
+    expected = approx_fprime(u, lambda v: sums.at(v)[0])
+    np.testing.assert_allclose(expected, slopes.toarray(), atol=1e-5)
+    timings = replace(timings, doubts=np.random.default_rng(2).uniform(1, 5, len(timings)))
+    pairs = Pairs(features, features, fitted.units)
+    loss = Marginal(pairs, timings, slopes, timings.logarithms - logarithms)
     theta = loss.mean + 0.3 * np.random.default_rng(1).normal(size=len(loss.mean))
     expected = approx_fprime(theta, lambda t: loss(t)[0], 1e-6)
     np.testing.assert_allclose(loss(theta)[1], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_floor_is_found():
+    """Networks that wait for a host are all as fast; what their parts cost is learnt of others."""
+    world = World(8)
+    networks, ms = world.networks(200)
+    floor = float(np.quantile(ms, 0.3))
+    seen = world.noisy(np.maximum(ms, floor), 0.01)
+    with_floor = PartRegression.fit(
+        world.features, networks=networks, network_ms=seen, network_error=0.01, floor=True
+    )
+    without = PartRegression.fit(
+        world.features, networks=networks, network_ms=seen, network_error=0.01
+    )
+    others, truth = world.networks(500)
+    truth = np.maximum(truth, floor)
+    assert with_floor.table.shared.floor_ms == pytest.approx(floor, rel=0.05)
+    found = median_error(with_floor.networks(others), truth)
+    assert found < 0.02
+    assert found < 0.7 * median_error(without.networks(others), truth)
+
+
+def test_wrong_timings_count_for_little():
+    world = World(9)
+    networks, ms = world.networks(150)
+    wrong = world.noisy(ms, 0.01)
+    wrong[::15] *= 4
+    others, truth = world.networks(300)
+    fitted = PartRegression.fit(world.features, networks=networks, network_ms=wrong)
+    assert median_error(fitted.networks(others), truth) < 0.02
 
 
 def test_a_table_of_other_parts(from_sums):
@@ -235,6 +275,7 @@ def test_networks_as_an_array_and_as_lists(from_sums):
         ({"parts": [200], "part_ms": [1.0]}, "200"),
         ({"networks": [[0, 999]], "network_ms": [1.0]}, "999"),
         ({"parts": [0], "part_ms": [1.0], "part_error": -0.1}, "negative"),
+        ({"parts": [0], "part_ms": [1.0], "floor": True}, "floor"),
     ],
 )
 def test_bad_input(given, message):
