@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from commands.latency import latency_column
+from evaluator.memory import memory_column
 from results.console import Console
 from search.networks import CostColumn
-from search.problem import Floats
 from space.budget import LATENCY, MeasuredCost
-from space.decisions import Codes
-from space.device import Device
 from space.search_space import Space
 
 
@@ -30,28 +26,7 @@ def make_columns(
 
 
 def _make(space: Space, cost: MeasuredCost, keep: Path | None, console: Console) -> CostColumn:
-    device = cost.device or Device()
-    made = (
-        latency_column(space, device, keep=keep, console=console)
-        if cost.kind == LATENCY
-        else memory_column(space, device)
-    )
-    return made if made.name == cost.column else Renamed(cost.column, made)
-
-
-@dataclass(frozen=True)
-class Renamed:
-    """A column under another name."""
-
-    name: str
-    column: CostColumn
-
-    def __call__(self, codes: Codes) -> Floats:
-        return self.column(codes)
-
-
-def memory_column(space: Space, device: Device) -> CostColumn:
-    """Bytes at the peak of one pass, traced."""
-    memory = importlib.import_module("evaluator.memory")  # only where memory is asked for
-    column: CostColumn = memory.memory_column(space, device)
-    return column
+    assert cost.device is not None, "a job knows which device is at hand"
+    if cost.kind == LATENCY:
+        return latency_column(space, cost.device, keep=keep, console=console)
+    return memory_column(space, cost.device)

@@ -40,8 +40,7 @@ _UNITS = "FLOPs, MACs, params, us, ms, s, img/s, MB and MiB"
 @dataclass(frozen=True, slots=True)
 class MeasuredCost:
     """A cost that no closed form of the layers gives: `latency`, ms of one pass, or `memory`, bytes
-    at the peak of one. A pass takes `device.batch` images; a latency without a device is that of
-    the device at hand, a memory without one that of one image in float32."""
+    at the peak of one. A pass takes `device.batch` images; no device is the one at hand."""
 
     kind: str
     device: Device | None = None
@@ -61,8 +60,7 @@ class MeasuredCost:
 
     def on(self, at_hand: Device) -> MeasuredCost:
         """On a device that is known, `at_hand` where none was named."""
-        named = self.device is not None or self.kind == MEMORY
-        return self if named else replace(self, device=at_hand)
+        return self if self.device is not None else replace(self, device=at_hand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +128,8 @@ class Budget:
         return cls(**counts, text=text.strip(), measured=tuple(measured))
 
     def on(self, at_hand: Device) -> Budget:
-        """With a device for every latency, in the text as well: `at_hand` where none was named.
-        ValueError where one device is then limited twice."""
+        """With a device for all that is measured, in the text as well: `at_hand` where none was
+        named. ValueError where one device is then limited twice."""
         texts = [
             piece.strip() if found is None else found.on(at_hand).text
             for piece in pieces(self.text)

@@ -15,9 +15,9 @@ OBJECTIVES = f"{SCORE}, {', '.join(COSTS)}, {MEMORY}, {LATENCY}, or one of these
 def resolve_objectives(names: Sequence[str], budget: Budget, at_hand: Device) -> tuple[str, ...]:
     """The names of `names` as those of columns, the score first; () where there are none.
 
-    `latency` and `memory` alone are those that the budget limits; where it limits none, the latency
-    is that of the device at hand. ValueError where a name is unknown, says no one thing, or stands
-    there twice, where the score is missing, or all costs are.
+    `latency` and `memory` alone are those that the budget limits; where it limits none, those of
+    the device at hand. ValueError where a name is unknown, says no one thing, or stands there
+    twice, where the score is missing, or all costs are.
     """
     if not names:
         return ()

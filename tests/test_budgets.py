@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 from commands import columns, search
+from evaluator.memory import peak_memory
 from results.store import Store
 from space.cost_table import CostTable
+from space.device import Device
+from space.genome import Genome
 
 MACS, PARAMS = 8e-6, 1e-4  # ms of one of each
 
@@ -107,6 +110,19 @@ def test_a_resumed_run_predicts_what_it_predicted(runs, measuring):
     assert again.code == 0, again.err
     other = runs.resume(stopped.folder, "--budget", "9ms")
     assert "budget is '9ms@cpu', but the run" in other.err
+
+
+def test_a_limit_on_memory(runs):
+    """No device has to be there for it."""
+    ended = runs(budget="2MFLOPs,170kB@cuda:batch=2", objectives="score,macs,memory", json=True)
+    assert ended.code == 0, ended.err
+    device = Device("cuda", batch=2)
+    for row in scored(ended.folder):
+        assert row.costs == {
+            "memory@cuda:batch=2": peak_memory(Genome.from_json(row.genome), device)
+        }
+        assert row.cost("memory@cuda:batch=2") <= 170_000
+    assert "memory@cuda:batch=2" in ended.rows[0]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

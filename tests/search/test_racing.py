@@ -6,7 +6,7 @@ import torch
 
 from evaluator.interfaces import Score
 from evaluator.scoring import Outcomes
-from search.racing import Racer, ahead, looks, race, threshold
+from search.racing import Racer, _rivals, ahead, looks, race, threshold
 from search.reward import absolute_reward
 from search.runner import UnitRunner
 from search.workers import InProcess
@@ -232,6 +232,45 @@ def test_who_is_on_the_front_has_seen_all_images(networks):
         assert outcome.score.fidelity == outcome.score.details["images"] / 1200
     assert early > len(genomes) / 4
     assert table.images < 0.7 * values.size
+
+
+def test_nobody_drops_out_who_is_on_a_front_of_three_objectives(networks):
+    """Where the latency, of which cheap networks may have much, is an objective as well."""
+    genomes, use = networks
+    rng = np.random.default_rng(11)
+    values = population(rng, count=len(genomes), apart=0.5)
+    latency = {genome.digest: float(rng.random()) for genome in genomes}
+    means = values.mean(1)
+    racer = UnitRunner(
+        InProcess(Racer(Table(genomes, values), looks(1200))),
+        costs=lambda some: [(use[g.digest], use[g.digest], latency[g.digest]) for g in some],
+    )
+    outcomes = racer.run(genomes)
+    points = np.array([[use[g.digest], latency[g.digest]] for g in genomes])
+    early = 0
+    for i, outcome in enumerate(outcomes):
+        better = (points <= points[i]).all(1) & (means > means[i])
+        if outcome.score.details["images"] < 1200:
+            early += 1
+            assert better.any()
+        else:
+            assert outcome.score.score == pytest.approx(means[i], rel=1e-12)
+    assert early > 0
+    two = runner(Table(genomes, values), use).run(genomes)
+    assert early < sum(outcome.score.details["images"] < 1200 for outcome in two)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_may_push_out_whom_by_definition(seed):
+    rng = np.random.default_rng(seed)
+    costs = rng.integers(0, 4, (12, 3)) / 3
+    costs[:, 0] = np.where(costs[:, 0] == 1, 0.97, costs[:, 0])
+    found = _rivals(costs, 8)
+    for i in range(8):
+        for j in range(12):
+            no_more = all(costs[j] <= costs[i])
+            at_budget = costs[i, 0] < 0.95 or costs[j, 0] >= 0.95
+            assert found[i, j] == (i != j and no_more and at_budget)
 
 
 def test_candidates_race_the_front_so_far(networks):

@@ -164,14 +164,15 @@ def test_measured_limits_that_cannot_be_read(text, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_latency_without_a_device_is_that_of_the_one_at_hand():
+def test_what_names_no_device_is_of_the_one_at_hand():
     budget = Budget.parse("4GFLOPs, 8ms,9ms@cpu,512MB").on(Device.parse("cuda:1"))
-    assert budget.text == "4GFLOPs,8ms@cuda:1,9ms@cpu,512MB"
+    assert budget.text == "4GFLOPs,8ms@cuda:1,9ms@cpu,512MB@cuda:1"
     assert budget == Budget.parse(budget.text)
     assert budget.on(Device()) == budget
-    assert set(budget.limits()) == {"macs", "latency@cuda:1", "latency@cpu", "memory"}
-    with pytest.raises(ValueError, match="latency on cpu twice"):
-        Budget.parse("8ms,9ms@cpu").on(Device())
+    assert set(budget.limits()) == {"macs", "latency@cuda:1", "latency@cpu", "memory@cuda:1"}
+    for text, twice in (("8ms,9ms@cpu", "latency"), ("1GB@cpu,512MB", "memory")):
+        with pytest.raises(ValueError, match=f"limits {twice} on cpu twice"):
+            Budget.parse(text).on(Device())
     counts = Budget.parse(" 4GFLOPs, 25Mparams")
     assert counts.on(Device()) == counts
 
