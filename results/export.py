@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from results.model_file import cost_rows, fact_rows, model_source, safe_name
 from space.genome import Genome
 from space.network import build
+from space.onnx_file import INPUT, OUTPUT, require_onnx, write_onnx
 
 __all__ = [
     "Exported",
@@ -38,10 +38,7 @@ __all__ = [
     "verify",
 ]
 
-EXPORT_EXTRA = "pip install chimera-nas[export]"
-ONNX_OPSET = 18
 ONNX_TOLERANCE = 1e-3  # of the largest logit; other kernels add in another order
-ONNX_ONE_FILE_BYTES = 2**31 - 2**20  # one protobuf message ends at 2 GiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,7 @@ def export_network(
     if folder.exists() and not _is_export(folder):
         raise ValueError(f"{folder} exists and is not an exported network; choose another folder")
     if onnx:
-        _require_onnx()
+        require_onnx()
     if state is not None:
         state = _checked_state(genome, state)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -236,34 +233,14 @@ def export_onnx(genome: Genome, state: Mapping[str, Tensor] | None, path: Path) 
     Where onnxruntime is installed the file is run and compared (RuntimeError where it differs).
     ValueError where onnx or onnxscript is missing.
     """
-    _require_onnx()
+    require_onnx()
     network = build(genome).eval()
     if state is not None:
         network.load_state_dict(state)
     images = torch.randn(2, genome.in_channels, genome.resolution, genome.resolution)
-    size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    # The fused kernel's output has strides that its decomposition does not; views then fail.
-    with sdpa_kernel(SDPBackend.MATH):
-        torch.onnx.export(
-            network,
-            (images,),
-            str(path),
-            dynamo=True,
-            opset_version=ONNX_OPSET,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            external_data=size > ONNX_ONE_FILE_BYTES,
-            verbose=False,
-        )
+    write_onnx(network, images, path, any_batch=True)
     if importlib.util.find_spec("onnxruntime") is not None:
         _run_onnx(network, path, images)
-
-
-def _require_onnx() -> None:
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"an ONNX export needs {' and '.join(missing)}: {EXPORT_EXTRA}")
 
 
 def _run_onnx(network: nn.Module, path: Path, images: Tensor) -> None:
@@ -273,7 +250,7 @@ def _run_onnx(network: nn.Module, path: Path, images: Tensor) -> None:
     for batch in (images, torch.cat([images, images[:1]])):  # traced with two; try three too
         with torch.no_grad():
             expected = network(batch)
-        (found,) = session.run(["logits"], {"images": batch.numpy()})
+        (found,) = session.run([OUTPUT], {INPUT: batch.numpy()})
         difference = (torch.from_numpy(found) - expected).abs().max()
         if not difference <= ONNX_TOLERANCE * expected.abs().max():
             raise RuntimeError(f"{path}: ONNX logits of {len(batch)} images differ by {difference}")

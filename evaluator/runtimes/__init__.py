@@ -16,6 +16,7 @@ from torch import nn
 
 from space.device import Device
 from space.genome import Genome
+from space.onnx_file import EXTRA
 
 
 class Runner(Protocol):
@@ -77,6 +78,9 @@ def make_runtime(device: Device) -> Runtime:
             f"{device.name!r} was measured elsewhere, and cannot be measured here; this machine "
             f"can measure {', '.join(modules)}"
         )
-    module = importlib.import_module(f"evaluator.runtimes.{modules[device.runtime]}")
+    try:
+        module = importlib.import_module(f"evaluator.runtimes.{modules[device.runtime]}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"device {device.name!r} needs {error.name}: {EXTRA}") from None
     runtime: Runtime = module.make(device)
     return runtime
