@@ -70,13 +70,13 @@ def _attention(
     elif op is aten._scaled_dot_product_flash_attention:
         output = op(query, key, value, **options)
     else:
-        output = op(query, key, value, attn_mask, **options)
+        return _attention_by_products(query, key, value, attn_mask, **options)
     result: Tensor = output[0]
     return result
 
 
 def _fused(kind: Kind, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Any:
-    """The operator that PyTorch takes for scaled dot-product attention."""
+    """The kernel that PyTorch takes for scaled dot-product attention, None where it has none."""
     widths = {query.shape[-1], key.shape[-1], value.shape[-1]}
     if query.dim() == 4 and all(x.stride(-1) == 1 for x in (query, key, value)):
         if kind == "cpu":
@@ -86,7 +86,24 @@ def _fused(kind: Kind, query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
             if query.dtype in SHORT and mask is None and len(widths) == 1:
                 return aten._scaled_dot_product_flash_attention
             return aten._scaled_dot_product_efficient_attention
-    return aten._scaled_dot_product_attention_math
+    return None
+
+
+def _attention_by_products(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+) -> Tensor:
+    """In float32. PyTorch's own function adds the mask in place only where nobody looks on, and
+    gives the weights as well, of the input's type."""
+    q, k, v = (x.float() if x.dtype in SHORT else x for x in (query, key, value))
+    scaled = q * 1.0
+    scores = torch.matmul(scaled, k.mT * 1.0)
+    if mask is not None:
+        scores.add_(mask)
+    scores = torch.ops.aten._safe_softmax(scores, -1)
+    weights = scores.to(query.dtype)
+    output = torch.matmul(scores, v).to(query.dtype)
+    del weights
+    return output
 
 
 COMPOSED: dict[Any, Callable[..., Any]] = {
@@ -297,6 +314,7 @@ KERNELS: dict[Any, Callable[..., Ruled]] = {
     aten.bmm.default: _product,
     aten.addmm.default: _product,
     aten.add.Tensor: _arithmetic,
+    aten.add_.Tensor: _arithmetic,
     aten.sub.Tensor: _arithmetic,
     aten.mul.Tensor: _arithmetic,
     aten.div.Tensor: _arithmetic,
