@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ CALM = 0.10  # of the anchor's median: the largest distance of its quartiles tha
 RATIO = 0.10  # the same of a thing's ratios to the anchor
 SLOWER = 1.25  # times its reference: a slower anchor says that the machine is busy
 TRIES = 3
+PATIENCE = 60.0  # seconds for which one thing is tried while the machine is restless
+PAUSE = 0.5  # seconds between two tries, more and more
+LOOKS = 4  # passes as a whole, and as many part by part, of what is measured once
 
 Pass = Callable[[], float]  # runs once, and gives the milliseconds that it took
 
@@ -145,6 +149,67 @@ def _restless(
 def _apart(turns: Sequence[Turn]) -> bool:
     low, middle, high = quartiles(ratios_of(turns))
     return high - low > RATIO * middle
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Milliseconds of one pass, and of its parts, between two turns of the anchor: medians, and the
+    quartiles of the whole."""
+
+    ms: float
+    low: float
+    high: float
+    parts: tuple[float, ...]
+    anchor: float
+
+
+class Bench:
+    """Measures things one after the other, each between two turns of the anchor."""
+
+    def __init__(self, anchor: Pass, levels: Sequence[float] = ()):
+        """`levels` are milliseconds of the anchor from earlier on."""
+        self._anchor, self._levels = anchor, list(levels)
+        self._last = self._turn()
+
+    def measure(self, whole: Pass, parts: Callable[[], Sequence[float]]) -> Look:
+        """TooNoisy where the machine does not hold still for long enough."""
+        begun, pause = time.monotonic(), PAUSE
+        while True:
+            low, middle, high = quartiles(take_turn(whole, LOOKS))
+            parts()
+            looks = zip(*(parts() for _ in range(LOOKS)), strict=True)
+            before, behind = self._last, self._turn()
+            self._last = behind
+            reason = self._restless(before, behind, low, middle, high)
+            if not reason:
+                medians = tuple(statistics.median(times) for times in looks)
+                return Look(middle, low, high, medians, (before + behind) / 2)
+            if time.monotonic() - begun > PATIENCE:
+                raise TooNoisy(
+                    f"{reason}: the machine is busy with something else, or changes its clock; go "
+                    "on when it is quiet"
+                )
+            time.sleep(pause)
+            pause *= 1.5
+            self._last = self._turn()
+
+    def _restless(
+        self, before: float, behind: float, low: float, middle: float, high: float
+    ) -> str:
+        """What speaks against a measurement; nothing where it holds."""
+        level = level_of(self._levels)
+        if abs(behind - before) > CALM * min(behind, before):
+            return f"the anchor network takes {before:.3g} ms and then {behind:.3g}"
+        if high - low > CALM * middle:
+            return f"a network takes {low:.3g} to {high:.3g} ms (quartiles)"
+        if behind > SLOWER * level:
+            return f"the anchor network takes {behind:.3g} ms, and took {level:.3g} before"
+        return ""
+
+    def _turn(self) -> float:
+        level = statistics.median(take_turn(self._anchor))
+        self._levels.append(level)
+        return level
 
 
 def ratios_of(turns: Sequence[Turn]) -> list[float]:

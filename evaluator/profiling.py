@@ -8,7 +8,6 @@ good predictions are. Each stands between two turns of the anchor.
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluator.interleaved import CALM, SLOWER, TooNoisy, level_of, quartiles, take_turn
+from evaluator.interleaved import Bench
 from evaluator.latency_profile import Measured, Profile, check_environment, read_profile
 from evaluator.runtimes import Runner, Runtime
 from space.genome import Genome
@@ -25,10 +24,7 @@ from space.search_space import Space
 
 SEEN = 3  # times that each part should have been measured
 UNIFORM = 3  # every so manieth network is drawn uniformly
-PASSES = 4  # of a network as a whole, and as many part by part
 POOL = 256  # rows that the next network is chosen from
-PATIENCE = 60.0  # seconds for which one network is tried while the machine is restless
-PAUSE = 0.5  # seconds between two tries, more and more
 SAVE_EVERY = 10.0  # seconds
 
 
@@ -63,10 +59,14 @@ def profile_device(
     found = list(profile.networks)
     try:
         with runtime.held():
-            bench = Bench(runtime, anchor)
+            bench = Bench(_runner(runtime, anchor).time)
             while not design.enough and time.monotonic() < until:
                 genome = design.next(len(found))
-                found.append(bench.measure(genome))
+                runner = _runner(runtime, genome)
+                look = bench.measure(runner.time, runner.time_parts)
+                found.append(
+                    Measured(genome, look.ms, look.low, look.high, look.parts, look.anchor)
+                )
                 design.see(genome)
                 progress(*design.progress)
                 if time.monotonic() - saved > SAVE_EVERY:
@@ -123,62 +123,7 @@ class Design:
         return np.where(again, 0.0, worth[ordered]).sum(axis=1)
 
 
-class Bench:
-    """Measures networks one after the other, each between two turns of the anchor."""
-
-    def __init__(self, runtime: Runtime, anchor: Genome):
-        self._runtime = runtime
-        self._anchor = runtime.prepare(runtime.fresh(anchor), self._shape(anchor))
-        self._levels: list[float] = []
-        self._last = self._look()
-
-    def measure(self, genome: Genome) -> Measured:
-        """TooNoisy where the machine does not hold still for long enough."""
-        runner = self._runtime.prepare(self._runtime.fresh(genome), self._shape(genome))
-        begun, pause = time.monotonic(), PAUSE
-        while True:
-            whole = take_turn(runner.time, PASSES)
-            parts = _parts(runner)
-            before, behind = self._last, self._look()
-            self._last = behind
-            low, middle, high = quartiles(whole)
-            reason = self._restless(before, behind, low, middle, high)
-            if not reason:
-                return Measured(genome, middle, low, high, parts, (before + behind) / 2)
-            if time.monotonic() - begun > PATIENCE:
-                raise TooNoisy(
-                    f"{reason}: the machine is busy with something else, or changes its clock; go "
-                    "on when it is quiet"
-                )
-            time.sleep(pause)
-            pause *= 1.5
-            self._last = self._look()
-
-    def _restless(
-        self, before: float, behind: float, low: float, middle: float, high: float
-    ) -> str:
-        """What speaks against a measurement; nothing where it holds."""
-        level = level_of(self._levels)
-        if abs(behind - before) > CALM * min(behind, before):
-            return f"the anchor network takes {before:.3g} ms and then {behind:.3g}"
-        if high - low > CALM * middle:
-            return f"a network takes {low:.3g} to {high:.3g} ms (quartiles)"
-        if behind > SLOWER * level:
-            return f"the anchor network takes {behind:.3g} ms, and took {level:.3g} before"
-        return ""
-
-    def _look(self) -> float:
-        level = statistics.median(take_turn(self._anchor.time))
-        self._levels.append(level)
-        return level
-
-    def _shape(self, genome: Genome) -> tuple[int, int, int, int]:
-        side = genome.resolution
-        return self._runtime.device.batch, genome.in_channels, side, side
-
-
-def _parts(runner: Runner) -> tuple[float, ...]:
-    """The median of each part's times."""
-    runner.time_parts()
-    looks = [runner.time_parts() for _ in range(PASSES)]
-    return tuple(statistics.median(times) for times in zip(*looks, strict=True))
+def _runner(runtime: Runtime, genome: Genome) -> Runner:
+    side = genome.resolution
+    shape = (runtime.device.batch, genome.in_channels, side, side)
+    return runtime.prepare(runtime.fresh(genome), shape)
