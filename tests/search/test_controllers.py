@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from search.controllers import CONTROLLERS, choose, make_controller
+from search.networks import NetworkProposals
 from search.problem import Problem, Trial
 from search.proposals import BAND, Proposals
 from search.state import pack, unpack
+from space.budget import Budget
+from space.cost_table import CostTable
 from space.decisions import PlainDecisions, Variable
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +39,18 @@ every_controller = pytest.mark.parametrize("name", EVERY)
 def make(name, proposals, seed=0):
     base, settings = VARIANTS.get(name, (name, {}))
     return make_controller(base, proposals, seed, **SMALL.get(base, {}), **settings)
+
+
+class Latency:
+    """Made up: some time for each MAC and each parameter."""
+
+    name = "latency@cpu"
+
+    def __init__(self, table):
+        self._table = table
+
+    def __call__(self, codes):
+        return 1e-6 * self._table.column(codes, "macs") + 1e-4 * self._table.column(codes, "params")
 
 
 # ---- problems without networks
@@ -98,6 +113,24 @@ PROBLEMS = {
         target="size",
         banded=True,
     ),
+    "banded, three objectives": Problem(
+        SIX,
+        costs=two_costs,
+        cost_names=("size", "other"),
+        limits={"size": 8, "other": 48},
+        wanted_small=("size", "other"),
+        target="size",
+        banded=True,
+    ),
+    "banded, another target": Problem(
+        SIX,
+        costs=two_costs,
+        cost_names=("size", "other"),
+        limits={"size": 8, "other": 48},
+        wanted_small=("size",),
+        target="other",
+        banded=True,
+    ),
     "conditional": Problem(CONDITIONAL),
     "members": Problem(SIX, members=np.unique(MEMBERS, axis=0)),
     "members, limited": Problem(
@@ -110,7 +143,11 @@ PROBLEMS = {
     "aliases": Problem(SIX, key=lambda row: tuple(sorted(row))),
 }
 some_problems = pytest.mark.parametrize(
-    "kind", ["single", "two scores and a cost", "banded", "members, limited", "aliases"]
+    "kind",
+    [
+        *("single", "two scores and a cost", "banded", "banded, three objectives"),
+        *("members, limited", "aliases"),
+    ],
 )
 every_problem = pytest.mark.parametrize("kind", PROBLEMS)
 
@@ -561,6 +598,64 @@ def test_finds_more_of_a_front_than_random_search(name):
 
     assert share("random") < 0.1
     assert share(name) > 0.3
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_finds_more_of_a_front_of_three_objectives(name):
+    """A score and two costs: a gene of 2 gives a point, one of 1 nothing, and both cost the same,
+    in one half of the genes in one currency and in the other half in another. So the front is where
+    none is 1, and what lies there has the most points for what it costs."""
+    halves = plain(*[3] * 8)
+
+    def costs(codes):
+        spent = codes > 0
+        return np.column_stack([1.0 + spent[:, :4].sum(1), 0.5 + spent[:, 4:].sum(1)])
+
+    problem = Problem(
+        halves, costs=costs, cost_names=("a", "b"), wanted_small=("a", "b"), target="a"
+    )
+    proposals = Proposals(problem)
+
+    def share(name):
+        controller = make_controller(name, proposals, 0)
+        found = []
+        while len(found) < 150:
+            rows = controller.ask(5)
+            controller.tell([Trial(row, (float(row.count(2)),)) for row in rows])
+            found += rows
+        points = [row.count(2) - row.count(1) for row in found[50:]]
+        return np.mean([1 not in row for row in found[50:]]), np.mean(points)
+
+    by_chance, found = share("random"), share(name)
+    assert by_chance[0] < 0.1
+    assert found[0] > 0.15
+    assert found[1] > by_chance[1] + 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_networks_of_three_objectives_under_a_limit_that_is_no_count(toy_space, target, name):
+    """Inside all limits, and at the one that binds."""
+    table = CostTable(toy_space)
+    proposals = NetworkProposals(
+        toy_space,
+        table,
+        Budget.parse("60MFLOPs,30ms@cpu"),
+        [Latency(table)],
+        objectives=("macs", "latency@cpu"),
+    )
+    assert proposals.target == "latency@cpu"
+    controller, scores = make(name, proposals), target(proposals)
+    rows = []
+    for _ in range(5):
+        found = controller.ask(8)
+        controller.tell(scores.trials(found))
+        rows += found
+    codes = np.array(rows)
+    assert (table.column(codes, "macs") <= 60e6).all()
+    latency = Latency(table)(codes)
+    assert (latency <= 30).all()
+    assert (latency >= BAND * 30).sum() >= 16
+    assert len(set(rows)) == 40
 
 
 # ---- names and settings
