@@ -152,7 +152,7 @@ def test_a_profile_of_other_conditions_is_refused_with_both(space, path):
 def test_a_restless_machine_is_refused_and_what_was_measured_is_kept(space, path, monkeypatch):
     monkeypatch.setattr("evaluator.interleaved.PATIENCE", 0.0)
     restless = KnownRuntime(drift=lambda n: 1.0 if n < 200 else 1.0 + (n % 7))
-    with pytest.raises(TooNoisy, match="go on when it is quiet"):
+    with pytest.raises(TooNoisy, match="measure again when it is quiet"):
         profile_device(space, restless, path, minutes=10)
     kept = read_profile(path)
     assert kept.networks
