@@ -13,7 +13,7 @@ of single kernels, and numbers that PyTorch wraps as tensors.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from evaluator.operator_memory import COMPOSED, KERNELS, Kind
+
+# Is told of each operator: the part inside which it runs (-1: none), the operator, its arguments
+# and its output.
+See = Callable[[int, Any, tuple[Any, ...], Mapping[str, Any], Any], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +48,24 @@ def watch(
     kind: Kind,
     rounding: int = 1,
     parts: Sequence[nn.Module] = (),
+    see: See | None = None,
 ) -> Watched:
     """Calls a module in evaluation mode with `inputs`, all on the meta device. Each storage counts
     as the next multiple of `rounding` bytes; `parts` are some of the module's own, which run one
-    behind the other."""
-    watcher = _Watcher(kind, rounding, [*module.parameters(), *module.buffers(), inputs])
-    peaks: dict[nn.Module, int] = {}
-    before = 0
-
-    def begin(part: nn.Module, _: Any) -> None:
-        nonlocal before
-        before, watcher.peak = watcher.peak, watcher.live
-
-    def end(part: nn.Module, *_: Any) -> None:
-        peaks[part] = watcher.peak
-        watcher.peak = max(before, watcher.peak)
-
-    hooks = [part.register_forward_pre_hook(begin) for part in parts]
-    hooks += [part.register_forward_hook(end) for part in parts]
+    behind the other. ValueError where PyTorch refuses to run it, as some operators do in 16 bits.
+    """
+    known = [*module.parameters(), *module.buffers(), inputs]
+    watcher = _Watcher(kind, rounding, known, see)
+    hooks = [hook for i, part in enumerate(parts) for hook in watcher.hooks(i, part)]
     try:
         with torch.no_grad(), _Composed(kind), watcher:
             output = module(inputs)
+    except RuntimeError as error:
+        raise ValueError(f"the network cannot run: {error}") from error
     finally:
         for hook in hooks:
             hook.remove()
-    return Watched(output, watcher.peak, tuple(peaks[part] for part in parts))
+    return Watched(output, watcher.peak, tuple(watcher.peaks[i] for i in range(len(parts))))
 
 
 def storages(tensors: Any, rounding: int = 1) -> dict[int, int]:
@@ -100,25 +97,41 @@ class _Watcher(TorchDispatchMode):
     """Sees every operator that is not put together from others, and every storage from when it is
     made to when it is let go."""
 
-    def __init__(self, kind: Kind, rounding: int, known: Any):
+    def __init__(self, kind: Kind, rounding: int, known: Any, see: See | None):
         super().__init__()
-        self.kind, self.rounding = kind, rounding
+        self.kind, self.rounding, self.see = kind, rounding, see
         self.live = self.peak = 0
+        self.peaks: dict[int, int] = {}  # of each part
+        self._part, self._before = -1, 0
         self._known = set(storages(known))
+
+    def hooks(self, number: int, part: nn.Module) -> Iterator[Any]:
+        def begin(*_: Any) -> None:
+            self._part, self._before, self.peak = number, self.peak, self.live
+
+        def end(*_: Any) -> None:
+            self.peaks[number] = self.peak
+            self._part, self.peak = -1, max(self._before, self.peak)
+
+        yield part.register_forward_pre_hook(begin)
+        yield part.register_forward_hook(end)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        kwargs = kwargs or {}
         rule, beside = KERNELS.get(func), 0
         if rule is None:
-            output = func(*args, **(kwargs or {}))
+            output = func(*args, **kwargs)
         else:
-            output, made = rule(self.kind, func, *args, **(kwargs or {}))
+            output, made = rule(self.kind, func, *args, **kwargs)
             beside = sum(storages(made, self.rounding).values())
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
                 self._hold(tensor)
         self.peak = max(self.peak, self.live + beside)
+        if self.see is not None:
+            self.see(self._part, func, args, kwargs, output)
         return output
 
     def _hold(self, tensor: Tensor) -> None:

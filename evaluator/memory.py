@@ -60,9 +60,9 @@ def memory_of(
 ) -> Memory:
     """That of any network on the meta device, which is brought to the device's type, for inputs of
     `shape`; `parts` are some of its modules, each of which runs once."""
-    network = network.to(_dtype(device)).eval()
-    images = torch.empty(shape, dtype=_dtype(device), device="meta")
-    watched = watch(network, images, kind=_kind(device), rounding=rounding, parts=parts)
+    network = network.to(dtype_of(device)).eval()
+    images = torch.empty(shape, dtype=dtype_of(device), device="meta")
+    watched = watch(network, images, kind=kind_of(device), rounding=rounding, parts=parts)
     weights = _bytes([*network.parameters(), *network.buffers()], rounding)
     always = weights + _bytes(images, rounding)
     return Memory(always + watched.peak, weights, tuple(always + p for p in watched.parts))
@@ -73,7 +73,7 @@ def memory_column(space: Space, device: Device, *, rounding: int = 1) -> MemoryC
     return MemoryColumn(space, device, rounding)
 
 
-def _kind(device: Device) -> Kind:
+def kind_of(device: Device) -> Kind:
     if device.profile is not None:
         raise ValueError(
             f"{device.name!r} is a profile of latencies; for memory name the device that it was "
@@ -82,7 +82,7 @@ def _kind(device: Device) -> Kind:
     return "cuda" if device.runtime == "cuda" else "cpu"
 
 
-def _dtype(device: Device) -> torch.dtype:
+def dtype_of(device: Device) -> torch.dtype:
     dtype: torch.dtype = getattr(torch, device.dtype)
     return dtype
 
@@ -105,7 +105,7 @@ class MemoryColumn:
 
     def __init__(self, space: Space, device: Device, rounding: int = 1):
         self.name, self.device, self.rounding = f"memory@{device.name}", device, rounding
-        self._kind, self._dtype = _kind(device), _dtype(device)
+        self._kind, self._dtype = kind_of(device), dtype_of(device)
         self._space, self._places = space, PartList(space)
         self._layouts: list[tuple[int, ...]] = []  # strides
         self._weights = np.zeros(len(self._places.parts), np.int64)
