@@ -46,9 +46,9 @@ class Profile:
     networks: tuple[Measured, ...]
     finished: bool = False
 
-    def save(self, path: Path) -> None:
-        """Writes the file in one piece. OSError where that cannot be done."""
-        plain = {
+    def to_plain(self) -> dict[str, Any]:
+        """What a profile file holds, for JSON."""
+        return {
             "kind": KIND,
             "format": FORMAT,
             "device": _device_plain(self.device),
@@ -68,9 +68,12 @@ class Profile:
                 for network in self.networks
             ],
         }
+
+    def save(self, path: Path) -> None:
+        """Writes the file in one piece. OSError where that cannot be done."""
         partial = path.with_name(f".{path.name}.partial")
         try:
-            partial.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(self.to_plain(), indent=1) + "\n", encoding="utf-8")
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from space.onnx_file import INPUT, ONE_FILE_BYTES, OPSET, OUTPUT, write_onnx
 
 TOLERANCE = 1e-3  # of the largest logit; other kernels add in another order
 PROBE_NODES = 200
+LARGE_BYTES, PAGE_BYTES = 4096, 4096
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the newer exporter writes them
 STAGE_PART = re.compile(
     r"stages[./](?:stages\.)?(\d+)[./](downsample|blocks[./](?:blocks\.)?(\d+))"
@@ -154,6 +155,25 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
     """Writes the file, with the weights beside it where one file cannot hold them."""
     large = model.ByteSize() > ONE_FILE_BYTES
     onnx.save_model(model, path, save_as_external_data=large, location=f"{path.name}.data")
+
+
+def point_weights(model: onnx.ModelProto, location: str) -> int:
+    """Takes the large weights out of the file: they become places in a file `location` beside it,
+    one behind the other. How many bytes that file must have."""
+    end = 0
+    for tensor in model.graph.initializer:
+        size = 4 * math.prod(tensor.dims)
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or size < LARGE_BYTES:
+            continue
+        begin = -(-end // PAGE_BYTES) * PAGE_BYTES
+        end = begin + size
+        tensor.ClearField("raw_data")
+        tensor.ClearField("float_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        del tensor.external_data[:]
+        for key, value in (("location", location), ("offset", begin), ("length", size)):
+            tensor.external_data.add(key=key, value=str(value))
+    return end
 
 
 def write_probe(path: Path) -> None:

@@ -16,6 +16,7 @@ import json
 import re
 import tempfile
 import time
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,18 @@ import numpy as np
 import onnxruntime
 
 WARM_UP = 3  # passes; the first finds out how much memory it takes, the second allocates that
-LOOK_AGAIN = 9  # passes of the network that costs nothing, to see what looking costs
+IN_A_ROW = 5  # passes that the profiler looks at
+TRIES = 3  # of what looking costs
 PART = re.compile(r"part(\d+)/")
 KERNEL = "_kernel_time"  # what the profiler adds to the name of a node
 BEFORE = ("ReorderInput", "gemm_input_reshape")  # what stands in front of the node that it is for
 
 
 def open_session(
-    model: Path, threads: int, *, optimised: Path | None = None, trace: Path | None = None
+    model: Path, threads: int, *, trace: Path | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session of one file, on the processor. `optimised` is where to write what becomes of the
-    network; `trace` is the beginning of a profiler's file, and `model` is then what was written.
+    """A session of one file, on the processor; with `trace`, the beginning of a file's name, the
+    profiler looks on.
 
     All optimisations; the threads of a session wait actively inside a pass, as they do by default,
     and sleep between passes, so that sessions that take turns do not disturb one another.
@@ -42,15 +44,11 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL
-    options.log_severity_level = 3  # errors; a file written after optimisations would warn
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
     if trace is not None:
-        options.graph_optimization_level = levels.ORT_DISABLE_ALL
         options.enable_profiling, options.profile_file_prefix = True, str(trace)
     return onnxruntime.InferenceSession(
         str(model), sess_options=options, providers=["CPUExecutionProvider"]
@@ -58,57 +56,52 @@ def open_session(
 
 
 class OnnxRunner:
-    """One network, ready to run (`evaluator.runtimes.Runner`)."""
+    """One network, ready to run (`evaluator.runtimes.Runner`). Its file must stay where it is."""
 
     def __init__(
         self, model: Path, parts: int, images: np.ndarray, threads: int, looking_ms: float = 0.0
     ):
         """`looking_ms` is what the profiler adds to each node's time."""
-        self._parts, self._threads, self._looking_ms = parts, threads, looking_ms
-        self._folder = tempfile.TemporaryDirectory(prefix="chimera-")
-        self._optimised = Path(self._folder.name) / "optimised.onnx"
-        self._session = open_session(model, threads, optimised=self._optimised)
+        self._model, self._parts, self._threads = model, parts, threads
+        self._looking_ms = looking_ms
+        self._session = open_session(model, threads)
         self._inputs = {self._session.get_inputs()[0].name: images}
+        self._looks: list[list[tuple[str, float]]] = []
         for _ in range(WARM_UP):
             self._session.run(None, self._inputs)
 
-    def outputs(self) -> np.ndarray:
-        """Of the last layer, (N, classes)."""
-        found: np.ndarray = self._session.run(None, self._inputs)[0]
-        return found
-
     def time(self) -> float:
+        self._looks = []
         begun = time.perf_counter_ns()
         self._session.run(None, self._inputs)
         return (time.perf_counter_ns() - begun) / 1e6
 
     def time_parts(self) -> list[float]:
-        """Opens a session for it, since onnxruntime looks only from a session's beginning to its
-        end; the last of its passes counts."""
-        return parts_ms(self.look(), self._parts, self._looking_ms)
+        """onnxruntime looks only from a session's beginning to its end. So some passes are looked
+        at in a row, and the calls up to the next one of `time` take them one after the other."""
+        self._looks = self._looks or self.look()
+        return parts_ms(self._looks.pop(0), self._parts, self._looking_ms)
 
-    def look(self) -> list[tuple[str, float]]:
-        """Nodes of a pass in the order in which they ran, each with its milliseconds."""
-        session = open_session(
-            self._optimised, self._threads, trace=Path(self._folder.name) / "trace"
-        )
-        for _ in range(WARM_UP + 1):
-            session.run(None, self._inputs)
-        trace = Path(session.end_profiling())
-        events = json.loads(trace.read_text(encoding="utf-8"))
-        trace.unlink()
-        return nodes_of_last_pass(events)
+    def look(self) -> list[list[tuple[str, float]]]:
+        """Nodes of some passes in the order in which they ran, each with its milliseconds."""
+        with tempfile.TemporaryDirectory(prefix="chimera-") as folder:
+            session = open_session(self._model, self._threads, trace=Path(folder) / "trace")
+            for _ in range(WARM_UP + IN_A_ROW):
+                session.run(None, self._inputs)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        return nodes_of_passes(events)[-IN_A_ROW:]
 
 
-def nodes_of_last_pass(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
-    """Names and milliseconds of the nodes of a trace's last pass, in the order they ran."""
-    begun = max(event["ts"] for event in events if event["name"] == "model_run")
-    nodes = [
-        (event["ts"], event["name"].removesuffix(KERNEL), event["dur"] / 1e3)
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith(KERNEL) and event["ts"] >= begun
-    ]
-    return [(name, ms) for _, name, ms in sorted(nodes, key=lambda node: node[0])]
+def nodes_of_passes(events: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, float]]]:
+    """Names and milliseconds of the nodes in a profiler's trace, pass by pass, in the order in
+    which they ran."""
+    begins = sorted(event["ts"] for event in events if event["name"] == "model_run")
+    passes: list[list[tuple[str, float]]] = [[] for _ in begins]
+    for event in sorted(events, key=lambda event: event["ts"]):
+        if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
+            name, ms = event["name"].removesuffix(KERNEL), event["dur"] / 1e3
+            passes[bisect(begins, event["ts"]) - 1].append((name, ms))
+    return passes
 
 
 def parts_ms(
@@ -147,7 +140,7 @@ def looking_ms(probe: Path, threads: int) -> float:
     """What the profiler adds to the time of a node: the difference that looking makes to a chain
     of nodes which do nothing to speak of (`evaluator.runtimes.onnx_graph.write_probe`)."""
     runner = OnnxRunner(probe, 1, np.zeros((1, 1), np.float32), threads)
-    looks = [runner.look() for _ in range(LOOK_AGAIN)]
+    looks = [nodes for _ in range(TRIES) for nodes in runner.look()]
     seen = float(np.median([sum(ms for _, ms in nodes) for nodes in looks]))
-    alone = float(np.median([runner.time() for _ in range(10 * LOOK_AGAIN)]))
+    alone = float(np.median([runner.time() for _ in range(10 * len(looks))]))
     return max(0.0, (seen - alone) / len(looks[0]))

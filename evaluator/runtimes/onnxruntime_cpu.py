@@ -6,7 +6,9 @@ a pass, as onnxruntime's do by default, and sleep between passes.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -43,11 +45,18 @@ class OnnxruntimeCpu:
 
     def prepare(self, network: nn.Module, shape: tuple[int, int, int, int]) -> OnnxRunner:
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        with tempfile.TemporaryDirectory(prefix="chimera-") as folder:
-            path = Path(folder) / "network.onnx"
-            write_network(network, images, path)
-            parts = sum(1 for _ in parts_of(network))
-            return OnnxRunner(path, parts, images.numpy(), self.threads, self._looking_ms)
+        parts = sum(1 for _ in parts_of(network))
+        folder = Path(tempfile.mkdtemp(prefix="chimera-"))
+        try:
+            write_network(network, images, folder / "network.onnx")
+            runner = OnnxRunner(
+                folder / "network.onnx", parts, images.numpy(), self.threads, self._looking_ms
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(runner, shutil.rmtree, folder, ignore_errors=True)
+        return runner
 
     def environment(self) -> Mapping[str, Any]:
         return {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -46,12 +48,36 @@ def test_times_are_of_the_whole_and_of_each_part(runtime):
         runner = runtime.prepare(runtime.fresh(genome), shape(genome))
         assert runner.time() > 0
         times = runner.time_parts()
-        nodes = runner.look()
+        nodes, *_ = runner.look()
     assert len(times) == len(list(genome.parts()))
     assert all(ms >= 0 for ms in times)
     found = places([name for name, _ in nodes])
     assert found == sorted(found)  # one part after the other, as the chain says
     assert set(found) == set(range(len(times)))
+
+
+def test_passes_that_were_looked_at_are_not_kept_beyond_the_next_whole_pass(runtime, monkeypatch):
+    genome = small()
+    with runtime.held():
+        runner = runtime.prepare(runtime.fresh(genome), shape(genome))
+        looks = [[[("part0/0", float(10 * i + j))] for j in range(2)] for i in range(3)]
+        monkeypatch.setattr(runner, "_looking_ms", 0.0)
+        monkeypatch.setattr(runner, "look", lambda: looks.pop(0))
+        first = [runner.time_parts()[0] for _ in range(3)]
+        runner.time()
+        assert [*first, runner.time_parts()[0]] == [0.0, 1.0, 10.0, 20.0]
+
+
+def test_files_of_a_network_go_with_it(runtime, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    genome = small()
+    with runtime.held():
+        runner = runtime.prepare(runtime.fresh(genome), shape(genome))
+        runner.time_parts()
+    assert list(tmp_path.iterdir())
+    del runner
+    gc.collect()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_environment_says_what_timings_depend_on(runtime):
@@ -88,7 +114,7 @@ def test_every_node_of_a_network_of_the_default_space_has_its_part(seed, runtime
     genome = space.sample(np.random.default_rng(seed))
     with runtime.held():
         runner = runtime.prepare(runtime.fresh(genome), shape(genome))
-        nodes = runner.look()
+        nodes, *_ = runner.look()
     found = places([name for name, _ in nodes])
     assert len(found) == len(nodes)
     assert set(found) == set(range(len(list(genome.parts()))))
