@@ -26,7 +26,7 @@ from space.genes import Site
 from space.part_list import NONE, PartList, Sited
 from space.search_space import Space
 
-FOLDS = 5
+FOLDS = 2  # each takes a fit
 _LEAST_ERROR = 0.005  # of a part's mean time, relative: neighbours differ, if passes do not
 _ONE_LOOK = 0.05  # the same of a part that was seen in one network
 _LEAST_MS = 1e-4  # clocks have no finer answer

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from space.cost import Cost
 from space.decisions import Codes
 from space.genes import Part, Site
+from space.genome import Genome
 from space.search_space import Choice, Option, Slot, Space, StageSlot
 
 NONE = -1  # where a network has no part
@@ -112,6 +113,12 @@ class PartList:
             width = out
         columns.append(self.head.of(codes, (resolution, width)))
         return np.stack(columns, axis=1)
+
+    def numbers_of(self, genome: Genome) -> list[int]:
+        """Numbers in `parts` of a network's parts; those that are none of the space's are left out.
+        The network need not be one of the space."""
+        found = [self._numbers.get(Sited(p.part, p.site)) for p in genome.parts()]
+        return [number for number in found if number is not None]
 
     def width_behind_stem(self, codes: Codes) -> Codes:
         """Which of the widths that stems have each row's has, (B,)."""
