@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
-from commands import compare, finalists, profile, search, trust, zoo
+from commands import compare, cost, finalists, profile, search, trust, zoo
 from commands.options import listing, load_plugins, make_parser
 from results.console import BAD_INPUT, Console
 
@@ -32,6 +32,7 @@ PARSERS = {
     "finalists": finalists.finalists_parser,
     "zoo": zoo.zoo_parser,
     "scale": zoo.scale_parser,
+    "cost": cost.cost_parser,
     "compare-controllers": compare.compare_parser,
     "profile": profile.profile_parser,
 }
