@@ -38,6 +38,7 @@ from commands.alone import (
 )
 from commands.job import Job, gpus_of_worker
 from commands.search import read_data, read_environment
+from commands.settle import Measurements, latency_limits, within
 from evaluator.data import ImageData
 from results.console import CommandLine, Console, Meter
 from results.finalists import Log, show, write_outcome
@@ -219,7 +220,8 @@ def choose(final: Final, count: int, random: int, seed: int) -> list[Finalist]:
 def _ranked(final: Final) -> Iterator[tuple[str, Row]]:
     """The best at the budget, the members of the front from dear to cheap, then whatever else is at
     the budget, by reward."""
-    proposals, rows = final.job.proposals, final.rows
+    proposals, limits = final.job.proposals, latency_limits(final.job)
+    rows = within(final.rows, Measurements.read(final.folder.measured), limits)
     target, limit = proposals.target, proposals.limit
     best = best_at_budget(rows, target, limit, BAND)
     if best is not None:

@@ -39,6 +39,7 @@ from commands.finish import keep_training, make_run
 from commands.job import Job, make_runner
 from commands.promising import FEW_IMAGES, few_images, parts_of, scores_without_training
 from commands.search import read_data, read_environment
+from commands.settle import Measurements, latency_limits, within
 from evaluator.data import ImageData, Split
 from evaluator.trust import BAND, RESAMPLES, Card, Network, block_kinds, make_card
 from evaluator.zero_cost import AZ_NAS, score_names
@@ -557,8 +558,9 @@ def report_again(run: OpenRun) -> None:
     rows, job = run.rows, copy.copy(run.job)
     job.settings = run.settings
     proposals = job.proposals
-    best = best_at_budget(rows, proposals.target, proposals.limit, AT_BUDGET)
-    front = front_of(rows, proposals.objectives)
+    inside = within(rows, Measurements.read(run.folder.measured), latency_limits(job))
+    best = best_at_budget(inside, proposals.target, proposals.limit, AT_BUDGET)
+    front = front_of(inside, proposals.objectives)
     made = make_run(run.folder, job, rows, front, best, proposals.reachable())
     finished = len(rows) >= job.settings.evaluations
     write_report(run.folder.report, dataclasses.replace(made, finished=finished))

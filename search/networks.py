@@ -234,10 +234,9 @@ class Networks:
 
     def candidate(self, row: Row) -> Genome:
         known = self._under_way[row] = self._known(row)
-        budget, genome = self._proposals.budget, known.genome
-        said = f"{genome.digest} costs {known.cost} and {known.costs}, above {budget.text}"
-        assert budget.allows(known.cost, known.costs), said
-        return genome
+        budget = self._proposals.budget
+        assert budget.allows(known.cost, known.costs), f"{known} is above {budget.text}"
+        return known.genome
 
     def _known(self, row: Row) -> _Known:
         codes, problem = np.array([row], np.int64), self._proposals.problem

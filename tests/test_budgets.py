@@ -112,6 +112,33 @@ def test_a_resumed_run_predicts_what_it_predicted(runs, measuring):
     assert "budget is '9ms@cpu', but the run" in other.err
 
 
+def test_what_looks_at_a_run_again_does_not_measure_again(runs, measuring, command):
+    ended = runs(budget="2MFLOPs,8ms", device="cpu", evaluations=16, in_flight=1)
+    assert ended.code == 0, ended.err
+    measuring.factor, measuring.measured = 2.0, []
+    folder = ended.folder
+    for name, *more in (
+        ("trust", "--networks", 4, "--steps", 2),
+        ("finalists", "--networks", 3, "--random", 1, "--steps", 4, "--workers", 1),
+    ):
+        again = command(name, folder, *more)
+        assert again.code == 0, again.err
+    compared = command(
+        *("compare-controllers", "--run", folder, "--controllers", "random,evolution"),
+        *("--evaluations", 4, "--seeds", 1),
+    )
+    assert compared.code == 0, compared.err
+    assert measuring.measured == []
+    finalists = json.loads((folder / "finalists.json").read_text())["networks"]
+    assert len(finalists) == 4
+    for network in finalists:
+        assert MACS * network["macs"] + PARAMS * network["params"] <= 8
+    trusted = json.loads((folder / "trust.json").read_text())
+    assert trusted["about"]["level"] == "the median candidate"  # as it is the latency that binds
+    for network in trusted["networks"]:
+        assert MACS * network["macs"] + PARAMS * network["params"] <= 8
+
+
 def test_a_limit_on_memory(runs):
     """No device has to be there for it."""
     ended = runs(budget="2MFLOPs,170kB@cuda:batch=2", objectives="score,macs,memory", json=True)
