@@ -7,6 +7,7 @@ roofs are measured: a product of two large matrices, and a copy of more numbers 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def measure_peaks(runtime: Runtime, *, rounds: int = ROUNDS) -> Peaks:
     """Those of the device of `runtime` at its type and threads, by PyTorch."""
     device = runtime.device
     kind = "cuda" if device.runtime == "cuda" else "cpu"
-    with runtime.held(), torch.inference_mode():
+    here = torch.cuda.device(device.index) if kind == "cuda" else contextlib.nullcontext()
+    with runtime.held(), torch.inference_mode(), here:
         product, copy = _product(device, SIDE[kind]), _copy(device, COPIED[kind])
         timed = _on_gpu if kind == "cuda" else _on_processor
         for run in (product, copy):
@@ -82,7 +84,7 @@ def measure_peaks(runtime: Runtime, *, rounds: int = ROUNDS) -> Peaks:
 
 def _product(device: Device, side: int) -> Callable[[], object]:
     """2 side^3 FLOPs."""
-    a, b = (torch.randn(side, side).to(_place(device), dtype_of(device)) for _ in range(2))
+    a, b = (torch.randn(side, side, device=_place(device)).to(dtype_of(device)) for _ in range(2))
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out)
 
