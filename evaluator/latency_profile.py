@@ -85,7 +85,7 @@ def read_profile(path: Path) -> Profile:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"profile {str(path)!r} cannot be read: {error.strerror}") from None
-    except ValueError:  # no JSON, or no text
+    except (ValueError, RecursionError):  # no JSON, or no text
         raise ValueError(f"profile {str(path)!r} is not a JSON file") from None
     if not isinstance(plain, dict) or plain.get("kind") != KIND:
         raise ValueError(
@@ -99,19 +99,26 @@ def read_profile(path: Path) -> Profile:
         )
     try:
         return _from_plain(plain)
-    except (KeyError, TypeError, ValueError) as error:
-        lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        lacks = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(f"{error}".split())
         raise ValueError(f"profile {str(path)!r} is damaged: {lacks}") from None
 
 
 def _from_plain(plain: Mapping[str, Any]) -> Profile:
+    if not isinstance(plain["networks"], list):
+        raise ValueError("its networks are not a list")
     networks = tuple(_measured(entry) for entry in plain["networks"])
     if not isinstance(plain["environment"], dict):
         raise ValueError("its environment is not an object")
+    for name, value in plain["environment"].items():
+        if value is not None and not isinstance(value, str | int | float):
+            raise ValueError(f"its environment has {name!r} of {value!r}")
+    if not isinstance(plain["space"], str):
+        raise ValueError(f"its space is {plain['space']!r}")
     return Profile(
         _device(plain["device"]),
         plain["environment"],
-        str(plain["space"]),
+        plain["space"],
         Genome.from_json(plain["anchor"]),
         networks,
         plain["finished"] is True,
@@ -132,6 +139,8 @@ def _measured(entry: Mapping[str, Any]) -> Measured:
     ms, low, high, anchor = numbers
     if min(ms, low, high, anchor) <= 0:
         raise ValueError(f"{genome.digest} takes no time")
+    if not low <= ms <= high:
+        raise ValueError(f"{genome.digest} takes {ms} ms, with quartiles of {low} and {high}")
     return Measured(genome, ms, low, high, parts, anchor)
 
 

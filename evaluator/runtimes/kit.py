@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,11 +87,9 @@ def make_kit(
                 "anchor": entries[0],
                 "networks": entries[1:],
             }
-            kit.writestr("kit.json", json.dumps(content, indent=1) + "\n")
-            here = Path(__file__)
-            kit.write(here.with_name("kit_measure.py"), "measure.py")
-            for module in MODULES:
-                source = Path(str(module.__file__))
+            _put(kit, "kit.json", (json.dumps(content, indent=1) + "\n").encode())
+            kit.write(Path(__file__).with_name("kit_measure.py"), "measure.py")
+            for source in (Path(str(module.__file__)) for module in MODULES):
                 kit.write(source, source.name)
         os.replace(partial, path)
     finally:
@@ -107,14 +106,19 @@ def _add(kit: zipfile.ZipFile, name: str, genome: Genome, batch: int) -> tuple[d
         model = onnx.load(whole)
     size = point_weights(model, WEIGHTS)
     file = f"{FOLDER}/{name}.onnx"
-    kit.writestr(file, model.SerializeToString())
+    _put(kit, file, model.SerializeToString())
     return {
-        "name": name,
         "file": file,
         "shape": shape,
         "parts": sum(1 for _ in genome.parts()),
         "genome": genome.to_json(brief=True),
     }, size
+
+
+def _put(kit: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name, time.localtime()[:6])
+    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+    kit.writestr(entry, content)
 
 
 def _add_probe(kit: zipfile.ZipFile) -> None:

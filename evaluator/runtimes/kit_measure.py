@@ -7,13 +7,17 @@ the same command goes on where it was. The file that it writes is what `--budget
 takes.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if sys.version_info < (3, 10):  # noqa: UP036  # it runs elsewhere
     sys.exit("measure.py: this needs Python 3.10 or newer")
@@ -30,102 +34,120 @@ from machine import processor
 from onnx_passes import OnnxRunner, looking_ms
 
 KIND, FORMAT = "chimera latency kit", 1
-CHUNK = 1 << 20  # numbers
+CHUNK = 1 << 20  # numbers that are made at a time
+SCALE = 0.05  # of weights; what comes out is neither too large nor too small for a float
+
+Json = dict[str, Any]
 
 
 class Unusable(Exception):
     """What is wrong with the kit, the options or the file that is there, in one line."""
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
+    here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(
         prog="measure.py", description="Measures the networks of this kit on this machine."
     )
     parser.add_argument("--threads", type=int, help="of a pass (default: the kit's, or all cores)")
     parser.add_argument("--out", type=Path, default=Path("measured.json"), metavar="FILE")
-    parser.add_argument(
-        "--kit", type=Path, default=Path(__file__).resolve().parent, metavar="FOLDER"
-    )
+    parser.add_argument("--kit", type=Path, default=here, metavar="FOLDER", help="if elsewhere")
     options = parser.parse_args(arguments)
     try:
         measure(options.kit, options.out, options.threads)
     except (Unusable, TooNoisy) as error:
-        return say(f"measure.py: {error}", 1)
+        return _said(f"{error}", 1)
     except OSError as error:
-        return say(f"measure.py: {error.filename or ''}: {error.strerror or error}", 1)
+        return _said(f"{error.filename}: {error.strerror}", 1)
     except KeyboardInterrupt:
-        return say("measure.py: stopped; the same command goes on where it was", 130)
+        return _said("stopped; the same command goes on where it was", 130)
     return 0
 
 
-def say(text, code):
-    print(text, file=sys.stderr)
+def _said(text: str, code: int) -> int:
+    print(f"measure.py: {text}", file=sys.stderr)
     return code
 
 
-def measure(folder, out, threads):
+def measure(folder: Path, out: Path, threads: int | None) -> None:
     """Measures what `out` does not have yet, and writes it there after each network."""
     kit = read_kit(folder)
-    threads = chosen_threads(threads or kit["profile"]["device"]["threads"])
-    environment = {
-        "device": processor(),
-        "threads": threads,
-        "onnxruntime": onnxruntime.__version__,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        **kit["environment"],
-    }
-    device = {**kit["profile"]["device"], "threads": threads}
-    profile = {**kit["profile"], "device": device, "environment": environment}
-    profile = {**profile, "finished": False, "networks": []}
+    profile = new_profile(kit, chosen_threads(threads or kit["profile"]["device"]["threads"]))
     if out.exists():
         profile["networks"] = already_measured(out, profile, kit)
-    write_weights(folder / kit["weights"]["file"], kit["weights"]["bytes"])
     entries, networks = kit["networks"], profile["networks"]
     if len(networks) < len(entries):
-        looking = looking_ms(folder / kit["probe"], threads)
-
-        def runner(entry):
-            try:
-                return OnnxRunner(
-                    folder / entry["file"], entry["parts"], images(entry), threads, looking
-                )
-            except Exception as error:  # onnxruntime raises classes of its own
-                raise Unusable(f"{entry['file']} cannot run: {one_line(error)}") from None
-
+        write_weights(folder / kit["weights"]["file"], kit["weights"]["bytes"])
+        prepare = Preparation(folder, kit, profile["device"]["threads"])
         levels = [network["anchor"] for network in networks]
-        bench, begun, before = Bench(runner(kit["anchor"]).time, levels), time.time(), len(networks)
-        while len(networks) < len(entries):
-            entry = entries[len(networks)]
-            network = runner(entry)
-            look = bench.measure(network.time, network.time_parts)
-            networks.append({**vars_of(look), "genome": entry["genome"]})
+        bench, clock = Bench(prepare(kit["anchor"]).time, levels), Clock(len(networks))
+        for entry in entries[len(networks) :]:
+            runner = prepare(entry)
+            look = bench.measure(runner.time, runner.time_parts)
+            numbers = {name: getattr(look, name) for name in ("ms", "low", "high", "anchor")}
+            networks.append({**numbers, "parts": look.parts, "genome": entry["genome"]})
             write_json(out, profile)
-            each = (time.time() - begun) / (len(networks) - before)
-            left = each * (len(entries) - len(networks))
-            print(f"{len(networks)} of {len(entries)} networks, about {duration(left)} left")
+            print(clock.after(len(networks), len(entries)), flush=True)
     write_json(out, {**profile, "finished": True})
-    print(f"{out}: {len(networks)} networks with {threads} threads on {environment['device']}")
+    environment = profile["environment"]
+    print(
+        f"{out}: {len(networks)} networks, {environment['threads']} threads of a "
+        f"{environment['device']}"
+    )
 
 
-def read_kit(folder):
+class Preparation:
+    """Makes networks of the kit ready to run."""
+
+    def __init__(self, folder: Path, kit: Json, threads: int):
+        self._folder, self._threads = folder, threads
+        self._looking_ms = looking_ms(folder / kit["probe"], threads)
+
+    def __call__(self, entry: Json) -> OnnxRunner:
+        images = np.random.default_rng(0).standard_normal(entry["shape"], np.float32)
+        model = self._folder / entry["file"]
+        try:
+            return OnnxRunner(model, entry["parts"], images, self._threads, self._looking_ms)
+        except Exception as error:  # onnxruntime raises classes of its own
+            reason = " ".join(str(error).split())[:300]
+            raise Unusable(f"{model} cannot run: {reason}") from None
+
+
+class Clock:
+    """Says how long it will still take. `done` networks were there before."""
+
+    def __init__(self, done: int):
+        self._begun, self._before = time.monotonic(), done
+
+    def after(self, done: int, total: int) -> str:
+        each = (time.monotonic() - self._begun) / (done - self._before)
+        left = each * (total - done)
+        words = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
+        return f"{done} of {total} networks, about {words} left"
+
+
+def read_kit(folder: Path) -> Json:
     """What kit.json says. Unusable where it is not there, or not a kit that this file can read."""
-    kit = read_json(folder / "kit.json")
+    path = folder / "kit.json"
+    kit = read_json(path)
     if not isinstance(kit, dict) or kit.get("kind") != KIND:
-        raise Unusable(f"{folder / 'kit.json'} is not a latency kit")
+        raise Unusable(f"{path} is not a latency kit")
     if kit.get("format") != FORMAT:
         raise Unusable(
-            f"{folder / 'kit.json'} has format {kit.get('format')!r}, and this measure.py reads "
-            f"{FORMAT}: use the one that came with the kit"
+            f"{path} has format {kit.get('format')!r}, and this measure.py reads {FORMAT}: use "
+            "the one that came with the kit"
         )
-    wanted = [kit["probe"], kit["anchor"]["file"], *(entry["file"] for entry in kit["networks"])]
-    for name in wanted:
-        if not (folder / name).is_file():
-            raise Unusable(f"{folder / name} is missing: unpack the whole kit")
+    try:
+        wanted = [kit["probe"], *(entry["file"] for entry in [kit["anchor"], *kit["networks"]])]
+        missing = [name for name in wanted if not (folder / name).is_file()]
+    except (KeyError, TypeError):
+        raise Unusable(f"{path} is damaged: unpack the kit anew") from None
+    if missing:
+        raise Unusable(f"{folder / missing[0]} is missing: unpack the whole kit")
     return kit
 
 
-def read_json(path):
+def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -134,33 +156,52 @@ def read_json(path):
         raise Unusable(f"{path} is not a JSON file") from None
 
 
-def chosen_threads(threads):
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = threads or cores
-    if not 1 <= threads <= cores:
+def chosen_threads(threads: int | None) -> int:
+    """As many as asked for, or one for each core that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= cores:
         raise Unusable(f"--threads is {threads}, but must be from 1 to {cores}, the cores here")
-    return threads
+    return threads or cores
 
 
-def already_measured(out, profile, kit):
+def new_profile(kit: Json, threads: int) -> Json:
+    """A profile without networks."""
+    environment = {
+        "device": processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": threads,
+        "onnxruntime": onnxruntime.__version__,
+        **kit["environment"],
+    }
+    device = {**kit["profile"]["device"], "threads": threads}
+    return {**kit["profile"], "device": device, "environment": environment, "networks": []}
+
+
+def already_measured(out: Path, profile: Json, kit: Json) -> list[Json]:
     """The networks in `out`. Unusable where it is of another kit or machine."""
     found = read_json(out)
-    for name in [name for name in profile if name not in ("finished", "networks")]:
+    for name in profile:
+        if name in ("finished", "networks"):
+            continue
         if not isinstance(found, dict) or found.get(name) != profile[name]:
             raise Unusable(f"{out} is there, and has another {name}: choose another --out")
-    networks = found.get("networks")
     genomes = [entry["genome"] for entry in kit["networks"]]
-    measured = [network.get("genome") for network in networks] if all_dicts(networks) else None
-    if measured is None or measured != genomes[: len(measured)]:
+    try:
+        networks = list(found["networks"])
+        same = [network["genome"] for network in networks] == genomes[: len(networks)]
+        same = same and all(float(network["anchor"]) > 0 for network in networks)
+    except (KeyError, TypeError, ValueError):
+        same = False
+    if not same:
         raise Unusable(f"{out} is there, and has other networks: choose another --out")
     return networks
 
 
-def all_dicts(values):
-    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
-
-
-def write_weights(path, size):
+def write_weights(path: Path, size: int) -> None:
     """The weights of all networks: any numbers, since only shapes decide how long a pass takes."""
     if path.is_file() and path.stat().st_size == size:
         return
@@ -168,31 +209,15 @@ def write_weights(path, size):
     with partial.open("wb") as file:
         for begin in range(0, size // 4, CHUNK):
             numbers = rng.standard_normal(min(CHUNK, size // 4 - begin), np.float32)
-            file.write((0.05 * numbers).astype("<f4").tobytes())
+            file.write((SCALE * numbers).astype("<f4").tobytes())
     os.replace(partial, path)
 
 
-def images(entry):
-    return np.random.default_rng(0).standard_normal(entry["shape"], np.float32)
-
-
-def vars_of(look):
-    return {name: getattr(look, name) for name in ("ms", "low", "high", "anchor", "parts")}
-
-
-def write_json(path, plain):
+def write_json(path: Path, plain: Json) -> None:
     """In one piece: whoever reads the file sees the old content or the new."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
-
-
-def duration(seconds):
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def one_line(error):
-    return " ".join(str(error).split())[:300]
 
 
 if __name__ == "__main__":
