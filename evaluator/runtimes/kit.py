@@ -40,11 +40,11 @@ MODULES = (interleaved, onnx_passes, machine)
 
 
 def networks_for(space: Space, count: int, seed: int = 0) -> list[Genome]:
-    """Networks that show as many parts of the space as so many can, as `profile_device` draws
-    them."""
+    """Networks that show as many parts of the space as `count` can, as `profile_device` draws them;
+    fewer where that is enough."""
     design, found = Design(space, seed), list[Genome]()
-    for number in range(count):
-        found.append(design.next(number))
+    while len(found) < count and not design.enough:
+        found.append(design.next(len(found)))
         design.see(found[-1])
     return found
 
