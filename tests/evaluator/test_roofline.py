@@ -116,8 +116,10 @@ def test_roofs_of_this_processor(monkeypatch):
 
 
 def test_roofs_are_those_of_the_quickest_turn(monkeypatch):
-    seconds = iter([9.0, 9.0, 3.0, 8.0, 2.0, 4.0, 5.0, 6.0])  # two to warm up, then by turns
+    """A copy and two products: one turn of each to warm up, then three."""
+    seconds = iter([9.0, 9.0, 9.0, 8.0, 3.0, 5.0, 4.0, 6.0, 2.0, 6.0, 5.0, 7.0])
     monkeypatch.setattr(roofline, "_on_processor", lambda run: next(seconds))
+    monkeypatch.setattr(roofline, "_products", lambda device, side: iter([None, None]))
     monkeypatch.setitem(roofline.SIDE, "cpu", 4)
     monkeypatch.setitem(roofline.COPIED, "cpu", 64)
     assert measure_peaks(make_runtime(Device(threads=1)), rounds=3) == Peaks(128 / 2, 128 / 4)
