@@ -4,7 +4,7 @@ PYTHON ?= python3
 BUDGET ?= 4GFLOPs
 RUN := .venv/bin/python
 
-.PHONY: search test test-slow check zoo ranking search-tables bench bench-gpu bench-gpu-ranking clean
+.PHONY: search test test-slow check zoo ranking search-tables latency-tables bench bench-gpu bench-gpu-ranking clean
 
 search: .venv/run
 	$(RUN) run_search.py --budget $(BUDGET)
@@ -55,6 +55,13 @@ ranking: .venv/test
 search-tables: .venv/baselines
 	$(RUN) -m benchmarks.search_rows --tables "$(TABLES)"
 	$(RUN) -m benchmarks.search_page
+
+# What 200 measurements say of latencies that others published, then docs/latency_tables.md. TABLES
+# is a folder, as above. Half an hour.
+latency-tables: .venv/test
+	$(RUN) -m benchmarks.latency_tables --tables "$(TABLES)" \
+	  --json benchmarks/results/latency_tables.json
+	$(RUN) -m benchmarks.latency_tables_page
 
 # Speed on this machine's processor. CIFAR10 is a parquet folder; see benchmarks/README.md.
 bench: .venv/test
