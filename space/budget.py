@@ -120,7 +120,7 @@ class Budget:
             if found is not None:
                 measured.append(found)
                 continue
-            kind, limit = _count(piece, flops_per_mac)
+            kind, limit = _count(piece, flops_per_mac, counts_only)
             if kind in counts:
                 raise ValueError(f"budget {text!r} limits {kind} twice")
             counts[kind] = limit
@@ -195,19 +195,19 @@ def pieces(text: str) -> list[str]:
     return found
 
 
-def _count(piece: str, flops_per_mac: int) -> tuple[str, int]:
+def _count(piece: str, flops_per_mac: int, counts_only: bool) -> tuple[str, int]:
     """`macs` or `params`, and the limit on it."""
     said = piece.strip()
     written, at, _ = said.partition("@")
-    match = _COUNT.fullmatch(written)
+    match, examples = _COUNT.fullmatch(written), COUNT_EXAMPLES if counts_only else EXAMPLES
     if match is None:
         if not at and "=" in said:
             raise ValueError(
                 f"budget option {said!r} belongs behind a device, as in 8ms@cuda:batch=1,dtype=bf16"
             )
         raise ValueError(
-            f"budget {said!r} cannot be read: it takes a number and one of the units {_UNITS}, "
-            f"such as {EXAMPLES}"
+            f"budget {said!r} cannot be read: it takes a number and one of the units "
+            f"{'FLOPs, MACs and params' if counts_only else _UNITS}, such as {examples}"
         )
     if at:
         raise ValueError(
@@ -219,7 +219,7 @@ def _count(piece: str, flops_per_mac: int) -> tuple[str, int]:
     if unit.lower().startswith("flop"):
         value /= flops_per_mac
     if not 1 <= value < math.inf:
-        raise ValueError(f"budget {said!r} must be above zero and finite; write {EXAMPLES}")
+        raise ValueError(f"budget {said!r} must be above zero and finite; write {examples}")
     return "params" if unit.lower().startswith("param") else "macs", round(value)
 
 

@@ -182,6 +182,8 @@ def test_where_only_counts_are_limited():
     for text in ("8ms", "4GFLOPs,512MB", "9fps@cpu"):
         with pytest.raises(ValueError, match="only MACs and parameters can be limited here"):
             Budget.parse(text, counts_only=True)
+    with pytest.raises(ValueError, match="'4G' cannot be read.* FLOPs, MACs and params, such"):
+        Budget.parse("4G", counts_only=True)
 
 
 def test_what_is_steered_comes_first():
