@@ -35,7 +35,7 @@ from space import build
 from space.device import Device
 from space.files import load_space
 from space.genome import Genome
-from space.presets import preset
+from space.presets import preset, presets
 
 PRESETS = (
     "convnext_t",
@@ -64,22 +64,30 @@ def main() -> int:
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=list(SETTINGS)
     )
     parser.add_argument("--networks", nargs="*", default=PRESETS, help="presets")
+    parser.add_argument(
+        "--every-system", action="store_true", help="the smallest preset of each, instead"
+    )
     parser.add_argument("--drawn", type=int, default=4, help="networks of the space `unified`")
     parser.add_argument("--settings", nargs="*", help="batch and type, as devices have them")
     parser.add_argument("--json", type=Path, help="where to write the result")
     options = parser.parse_args()
     space = load_space("unified")
     drawn = space.sample_codes(np.random.default_rng(0), options.drawn)
-    genomes = {name: preset(name).genome for name in options.networks}
+    names = smallest() if options.every_system else options.networks
+    genomes = {name: preset(name).genome for name in names}
     genomes |= {genome.digest: genome for genome in map(space.decode, drawn)}
     rows, operators = [], Operators(options.device)
     for setting in options.settings or SETTINGS[options.device]:
         device = Device.parse(f"{options.device}:{setting}")
         for name, genome in genomes.items():
-            rows.append({"network": name, "device": device.name, **compare(genome, device)})
+            try:
+                found = compare(genome, device)
+                if options.device == "cuda":
+                    operators.look(genome, device)
+            except (ValueError, RuntimeError) as error:  # some operators refuse 16 bits
+                found = {"error": str(error).splitlines()[0]}
+            rows.append({"network": name, "device": device.name, **found})
             print(json.dumps(rows[-1]), flush=True)
-            if options.device == "cuda":
-                operators.look(genome, device)
     result = {
         "benchmark": "memory",
         "command": " ".join(["python -m benchmarks.memory", *sys.argv[1:]]),
@@ -87,8 +95,15 @@ def main() -> int:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "seed": 0,
         "off": {
-            measure: spread([row["predicted"] / row[measure] - 1 for row in rows])
+            f"{measure}, {dtype}": spread(
+                [
+                    row["predicted"] / row[measure] - 1
+                    for row in rows
+                    if "error" not in row and Device.parse(row["device"]).dtype == dtype
+                ]
+            )
             for measure in ("tensors", "whole")
+            for dtype in ("float32", "bfloat16")
         },
         "operators": operators.found(),
         "networks": rows,
@@ -99,14 +114,22 @@ def main() -> int:
     return 0
 
 
+def smallest() -> list[str]:
+    """The preset of least MACs of each published system."""
+    ordered = sorted(presets().values(), key=lambda found: -found.genome.cost().macs)
+    return sorted({found.system: found.name for found in ordered}.values())
+
+
 def spread(values: list[float]) -> dict[str, float]:
+    if len(values) < 2:
+        return {}
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"least": min(values), "quartile_1": low, "median": middle, "quartile_3": high} | {
         "most": max(values)
     }
 
 
-def compare(genome: Genome, device: Device) -> dict[str, int]:
+def compare(genome: Genome, device: Device) -> dict[str, Any]:
     """Bytes: `predicted`, and measured with and without what libraries take for themselves."""
     shape = (device.batch, genome.in_channels, genome.resolution, genome.resolution)
     with torch.device("meta"):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.memory import compare
+from benchmarks.memory import compare, smallest
 from evaluator.live_memory import watch
 from evaluator.memory import memory_column, memory_of, peak_memory
 from evaluator.runtimes import parts_of
@@ -120,11 +120,7 @@ QUICK = [
     "visformer_ti",
     "deit_tiny_patch16_224",
 ]
-SMALLEST = sorted(
-    {
-        p.system: p.name for p in sorted(presets().values(), key=lambda p: -p.genome.cost().macs)
-    }.values()
-)
+SMALLEST = smallest()
 
 
 @pytest.mark.parametrize("name", QUICK)
