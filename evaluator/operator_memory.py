@@ -1,9 +1,10 @@
 """What PyTorch's operators allocate on CPUs and GPUs, where that is not just their output as the
 meta device has it.
 
-Each rule is what the operator does in PyTorch 2.11 to 2.13, and checked against allocations on a
-CPU (tests/evaluator/test_memory.py) and on a GPU (benchmarks/memory.py). The layout of an output
-matters as much as its size: who reads it may have to copy it. Tensors are on the meta device.
+Each rule is what the operator does in PyTorch 2.11 to 2.13. Those of CPUs are checked against what
+is allocated there (tests/evaluator/test_memory.py); benchmarks/memory.py does the same on a GPU, but
+has not run on one yet. The layout of an output matters as much as its size: who reads it may have
+to copy it. Tensors are on the meta device.
 """
 
 from __future__ import annotations
