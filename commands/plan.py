@@ -147,6 +147,6 @@ def describe_budget(budget: Budget) -> str:
 
 
 def _steered(job: Job) -> str:
-    """Of which cost the use is, where that is not the only one that is limited."""
+    """By which cost the use is measured, where that is not the only one that is limited."""
     target = job.proposals.target
-    return f" (of {cost_title(target)}, which binds)" if len(job.budget.limits()) > 1 else ""
+    return f" (by {cost_title(target)})" if len(job.budget.limits()) > 1 else ""

@@ -182,7 +182,7 @@ def test_where_only_counts_are_limited():
     for text in ("8ms", "4GFLOPs,512MB", "9fps@cpu"):
         with pytest.raises(ValueError, match="only MACs and parameters can be limited here"):
             Budget.parse(text, counts_only=True)
-    with pytest.raises(ValueError, match="'4G' cannot be read.* FLOPs, MACs and params, such"):
+    with pytest.raises(ValueError, match=r"'4G' cannot be read.* FLOPs, MACs and params, such"):
         Budget.parse("4G", counts_only=True)
 
 
