@@ -12,10 +12,11 @@ from torch import Tensor
 
 from commands.job import CALIBRATION_IMAGES, SCORE_MEANING, Job
 from commands.options import preset_facts
-from commands.settle import Measurements, latency_limits, within
+from commands.settle import Measurements, latency_limits, report_of, within
 from evaluator.data import ImageData
 from results.console import Console, table
 from results.history import Row, Run
+from results.latencies import by_device
 from results.run_folder import (
     RunFolder,
     best_at_budget,
@@ -49,10 +50,11 @@ def finish(
     with Store(folder.database, readonly=True) as store:
         rows = store.rows()
     proposals = job.proposals
-    inside = within(rows, Measurements.read(folder.measured), latency_limits(job))
+    known = Measurements.read(folder.measured)
+    inside = within(rows, known, latency_limits(job))
     front = front_of(inside, proposals.objectives)
     best = best_at_budget(inside, proposals.target, proposals.limit, BAND)
-    folder.write_front(front, best, proposals.cost_names)
+    folder.write_front(front, best, proposals.cost_names, known.ms())
     chosen = to_export(front, best, job.settings.exports)
     with console.progress("exporting networks", len(chosen)) as meter:
         for i, row in enumerate(chosen):
@@ -67,9 +69,15 @@ def finish(
             )
             meter.update(i + 1)
     keep_training(folder, trainer)
-    write_report(folder.report, make_run(folder, job, rows, front, best, proposals.reachable()))
+    run = make_run(folder, job, rows, front, best, proposals.reachable())
+    write_report(folder.report, run)
+    measured = by_device(run.latencies)
     console.result(
-        summary(folder, job, rows, front, best, chosen), show(folder, job, rows, best, chosen)
+        summary(folder, job, rows, front, best, chosen) | {"latencies": run.latencies},
+        [
+            *show(folder, job, rows, best, chosen),
+            *(f"{d['title']}: {d['sentence']}" for d in measured),
+        ],
     )
     return 0
 
@@ -158,6 +166,7 @@ def make_run(
         supernet={**training, "accuracies": accuracies},
         command=about["command"],
         by_chance=by_chance,
+        latencies=report_of(folder, job, Measurements.read(folder.measured), rows),
         trust=read_card(folder),
         trust_command=trust_command(folder),
         target=job.proposals.target,

@@ -79,6 +79,13 @@ class Measurements:
             self.networks.setdefault(digest, {})[column] = timing
         self.save()
 
+    def ms(self) -> dict[str, dict[str, float]]:
+        """Milliseconds by digest and column."""
+        return {
+            digest: {column: timing.ms for column, timing in found.items()}
+            for digest, found in self.networks.items()
+        }
+
     def over(self, row: Row, limits: Iterable[MeasuredLimit]) -> bool:
         """Whether the network was measured above one of the limits."""
         found = [(limit, self.of(row, limit.column)) for limit in limits]
@@ -324,19 +331,37 @@ def correction(job: Job, column: CostColumn, over: Sequence[Row], known: Measure
     return float(np.clip(np.quantile(ratios, min(1.0, quantile)), 1.0, LARGEST))
 
 
-def plain(known: Measurements, rows: Sequence[Row], limits: Sequence[MeasuredLimit]) -> list[Any]:
-    """Predicted against measured, for the report: one entry a network and device."""
-    return [
-        {
-            "digest": row.digest,
-            "name": row.name,
-            "column": limit.column,
-            "predicted": row.cost(limit.column),
-            **asdict(timing),
-            "limit": limit.limit,
-            "within": timing.ms <= limit.limit,
-        }
-        for row in rows
-        for limit in limits
-        if (timing := known.of(row, limit.column)) is not None
-    ]
+# ---- what a report says
+
+
+def report_of(
+    folder: RunFolder, job: Job, known: Measurements, rows: Sequence[Row]
+) -> dict[str, Any]:
+    """`Run.latencies`: what is limited, how well it was predicted, and what was measured."""
+    limits = [limit for limit in job.budget.measured if limit.kind == LATENCY]
+    if not limits:
+        return {}
+    return {
+        "devices": [_device(folder, limit) for limit in limits],
+        "networks": [
+            {
+                "digest": row.digest,
+                "name": row.name,
+                "column": limit.column,
+                "predicted": row.cost(limit.column),
+                **asdict(timing),
+                "limit": limit.limit,
+                "within": timing.ms <= limit.limit,
+            }
+            for row in rows
+            for limit in limits
+            if (timing := known.of(row, limit.column)) is not None
+        ],
+        "unmeasured": known.unmeasured,
+    }
+
+
+def _device(folder: RunFolder, limit: MeasuredLimit) -> dict[str, Any]:
+    facts = None if limit.device is None else kept_facts(folder.profiles, limit.device)
+    accuracy = None if facts is None else facts["accuracy"]
+    return {"column": limit.column, "limit": limit.limit, "accuracy": accuracy}

@@ -134,6 +134,40 @@ def progress_chart(several: bool) -> dict[str, Any]:
     return spec(alt.layer(points, line, failed), "Reward of each candidate and the best so far")
 
 
+def latency_chart() -> dict[str, Any]:
+    """Measured against predicted latency of exported networks, with quartiles and the limits; on
+    the line both are equal."""
+    colours = alt.Scale(
+        domain=["within the budget", "over the budget"], range=[drawing.BLUE, drawing.ORANGE]
+    )
+    shapes = alt.Scale(domain=["within the budget", "over the budget"], range=["circle", "cross"])
+    legend = alt.Legend(orient="top", title=None)
+    x = alt.X("predicted:Q", title="predicted (ms)", scale=alt.Scale(zero=False, padding=14))
+    y_title = "measured (ms)"
+    scale = alt.Scale(zero=False, padding=14)
+    base = alt.Chart(alt.NamedData("latencies"))
+    equal = base.mark_line(style="front", strokeWidth=1).encode(
+        x, alt.Y("predicted:Q", title=y_title, scale=scale)
+    )
+    limit = base.mark_rule(style="budget").encode(alt.Y("limit:Q", title=y_title, scale=scale))
+    bars = base.mark_rule(style="candidate", strokeWidth=1.5).encode(
+        x, alt.Y("low:Q", title=y_title, scale=scale), y2="high:Q"
+    )
+    dots = base.mark_point(filled=True, size=70, opacity=1, cursor="pointer").encode(
+        x,
+        alt.Y("ms:Q", title=y_title, scale=scale),
+        color=alt.Color("verdict:N", scale=colours, legend=legend),
+        shape=alt.Shape("verdict:N", scale=shapes, legend=legend),
+        tooltip=[
+            alt.Tooltip("name:N", title="network"),
+            alt.Tooltip("device:N"),
+            alt.Tooltip("predicted:Q", title="predicted (ms)", format=".3~g"),
+            alt.Tooltip("ms:Q", title="measured (ms)", format=".3~g"),
+        ],
+    )
+    return spec(alt.layer(equal, limit, bars, dots), "Measured against predicted latency")
+
+
 def chance_chart(what: str, title: str, names: Sequence[str]) -> dict[str, Any]:
     """One curve for each search over its evaluations; lines differ without colour as well."""
     colours = alt.Scale(domain=names, range=[drawing.BLUE, drawing.ORANGE])

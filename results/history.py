@@ -78,6 +78,9 @@ class Run:
     - `next_steps`: pairs of a sentence and a command; empty for the usual ones.
     - `by_chance`: the candidates of a random search with as many evaluations, to compare with;
       empty where there was none.
+    - `latencies`: `devices`, for each limit on latency `{"column", "limit", "accuracy"}`;
+      `networks`, what was measured (`results.latencies`); `unmeasured`, why not all was. Empty
+      where the budget limits no latency.
     - `trust`: the trust card (`results.trust_card`), None where the scores are unchecked;
       `trust_command`: what checks them.
     """
@@ -96,6 +99,7 @@ class Run:
     finished: bool = True
     next_steps: Sequence[tuple[str, str]] = ()
     by_chance: Sequence[Row] = ()
+    latencies: Mapping[str, Any] = field(default_factory=dict)
     trust: Mapping[str, Any] | None = None
     trust_command: str = "python run_search.py trust RUN"
     target: str | None = None

@@ -97,17 +97,27 @@ class RunFolder:
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         write_text(self.config, text)
 
-    def write_front(self, rows: Sequence[Row], best: Row | None, costs: Sequence[str] = ()) -> None:
+    def write_front(
+        self,
+        rows: Sequence[Row],
+        best: Row | None,
+        costs: Sequence[str] = (),
+        measured: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         """The front as a table; each of `costs` that is none of its own columns gets one more, in
-        the unit of that cost (ms, bytes)."""
+        the unit of that cost (ms, bytes), and what was `measured` of it, by digest and cost, yet
+        another."""
         more = [name for name in costs if name not in FRONT_COLUMNS]
+        known = measured or {}
+        timed = [name for name in more if any(name in found for found in known.values())]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([*FRONT_COLUMNS, *more])
+        writer.writerow([*FRONT_COLUMNS, *more, *(f"measured {name}" for name in timed)])
         for row in rows:
             values = (row.name, row.digest, row.score, row.macs, row.params, row.resolution)
             others = [row.cost(name) for name in more]
-            writer.writerow([*values, row.top1, "yes" if row is best else "", *others])
+            times = [known.get(row.digest, {}).get(name) for name in timed]
+            writer.writerow([*values, row.top1, "yes" if row is best else "", *others, *times])
         write_text(self.front, out.getvalue())
 
 

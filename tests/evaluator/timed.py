@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from evaluator.runtimes import parts_of
+from space import build
 from space.device import Device
 from space.genome import Genome
 from space.part_list import Sited
@@ -68,3 +71,37 @@ class KnownRuntime:
 
     def environment(self) -> dict[str, Any]:
         return {"device": "known", **self._environment}
+
+
+def module_ms(module: nn.Module) -> float:
+    """What a part takes on a device that counts parameters."""
+    return 0.05 + sum(p.numel() for p in module.parameters()) / 1e4
+
+
+class CountingRunner:
+    def __init__(self, network: nn.Module, factor: float):
+        self._parts = [module_ms(part) * factor for _, part in parts_of(network)]
+
+    def time(self) -> float:
+        return sum(self._parts)
+
+    def time_parts(self) -> list[float]:
+        return self._parts
+
+
+class CountingRuntime(KnownRuntime):
+    """A device on which built and exported networks take what their parameters say; those that come
+    out of a file take `surprise` times as much."""
+
+    def __init__(self, surprise: float = 1.0, **environment: Any):
+        super().__init__(**environment)
+        self.surprise, self.exported = surprise, 0
+
+    def fresh(self, genome: Genome) -> nn.Module:
+        with torch.device("meta"):
+            return build(genome)
+
+    def prepare(self, network: Any, shape: tuple[int, int, int, int]) -> Any:
+        ours = type(network).__module__.startswith("space")
+        self.exported += not ours
+        return CountingRunner(network, 1.0 if ours else self.surprise)
