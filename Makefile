@@ -4,7 +4,7 @@ PYTHON ?= python3
 BUDGET ?= 4GFLOPs
 RUN := .venv/bin/python
 
-.PHONY: search test test-slow check zoo ranking search-tables latency-tables bench bench-gpu bench-gpu-ranking clean
+.PHONY: search test test-slow check zoo ranking search-tables latency-tables bench bench-latency bench-gpu bench-gpu-ranking clean
 
 search: .venv/run
 	$(RUN) run_search.py --budget $(BUDGET)
@@ -71,6 +71,15 @@ bench: .venv/test
 	$(RUN) -m benchmarks.kernels_page
 	$(RUN) -m benchmarks.scoring_page
 
+# Latencies on this machine's processor: how wrong predictions are, and whether searches keep to
+# their budgets. An hour, on a machine that does nothing else.
+bench-latency: .venv/test
+	$(RUN) -m benchmarks.latency --device cpu --json benchmarks/results/latency-cpu.json
+	$(RUN) -m benchmarks.latency --device cpu --proxy \
+	  --json benchmarks/results/latency-proxy-cpu.json
+	$(RUN) -m benchmarks.latency_budgets --runs runs/latency_budgets \
+	  --json benchmarks/results/latency_budgets-cpu.json
+
 # Everything that waits for a GPU, correctness first, in less than 9 minutes. It installs nothing:
 # PYTHON must have torch, triton, numpy, SciPy, PyYAML, safetensors and scikit-learn; with CIFAR10
 # also pyarrow and Pillow. What fails does not keep the rest from being measured.
@@ -78,13 +87,14 @@ GPU = $$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1 | tr ' ' 
 TO = benchmarks/results
 
 bench-gpu:
-	-$(PYTHON) -m benchmarks.gpu_check --json "$(TO)/gpu_check-$(GPU).json"
+	-$(PYTHON) -m benchmarks.gpu_check --steps 5 --networks 4 --json "$(TO)/gpu_check-$(GPU).json"
 	-$(PYTHON) -m benchmarks.kernels --small --json "$(TO)/kernels-small-$(GPU).json"
-	-$(PYTHON) -m benchmarks.scoring --data "$(or $(CIFAR10),digits)" --repeats 2 --orders 200 \
-	  --json "$(TO)/scoring-$(GPU).json"
-	-$(PYTHON) -m benchmarks.kernels --seconds 180 --json "$(TO)/kernels-$(GPU).json"
-	-$(PYTHON) -m benchmarks.scoring --data noise --steps 0 --width 1 --side 160 --images 5000 \
-	  --chunk 256 --repeats 1 --orders 50 --bfloat16 --json "$(TO)/scoring-4G-$(GPU).json"
+	-$(PYTHON) -m benchmarks.latency --device cuda:batch=1,dtype=bf16 --minutes 2 --rounds 3 \
+	  --profile "/tmp/$(GPU).profile.json" --json "$(TO)/latency-$(GPU).json"
+	-$(PYTHON) -m benchmarks.memory --json "$(TO)/memory-$(GPU).json"
+	-$(PYTHON) -m benchmarks.kernels --seconds 90 --json "$(TO)/kernels-$(GPU).json"
+	-$(PYTHON) -m benchmarks.scoring --data "$(or $(CIFAR10),digits)" --steps 60 --repeats 1 \
+	  --orders 50 --json "$(TO)/scoring-$(GPU).json"
 
 # 9 minutes by itself. CIFAR10 and NASBENCH_MACRO are the data; see benchmarks/README.md.
 bench-gpu-ranking:

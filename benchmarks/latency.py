@@ -3,9 +3,9 @@
     python -m benchmarks.latency --device cpu --json benchmarks/results/latency-cpu.json
 
 Held-out networks are drawn uniformly from the space, with another seed than those of the profile,
-and measured end to end, eight at a time in turns with an anchor network. The profile is kept beside
-the result, unless `--profile` names one, and measuring it goes on where it was stopped. It needs
-torch, numpy, SciPy and PyYAML.
+and measured end to end, eight at a time in turns with an anchor network. The profile is kept in the
+folder `profiles`, unless `--profile` names a file, and measuring it goes on where it was stopped.
+It needs torch, numpy, SciPy and PyYAML.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from space.device import Device
 from space.files import load_space
 from space.search_space import Space
 
+ROOT = Path(__file__).parents[1]
 HELD_OUT_SEED = 1_000_003
 
 
@@ -50,7 +51,8 @@ def main() -> int:
     if options.proxy:
         space = space.scaled(width=0.125, resolution=32, classes=10)
     runtime = make_runtime(Device.parse(options.device))
-    path = options.profile or options.json.with_suffix(".profile.json")
+    path = options.profile or ROOT / "profiles" / f"{options.json.stem}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     profile = profile_device(
         space, runtime, path, minutes=options.minutes, progress=_said("profile")
