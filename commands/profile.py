@@ -16,6 +16,8 @@ from space.device import DEVICE_EXAMPLES, Device
 from space.files import make_space, read_definition, shipped_spaces
 from space.search_space import Space
 
+NETWORKS = 60  # of a kit
+
 
 def profile_parser() -> CommandLine:
     parser = CommandLine(
@@ -34,6 +36,16 @@ def profile_parser() -> CommandLine:
     parser.add_argument(
         "--minutes", type=float, default=MINUTES, help=f"at most (default: {MINUTES:g})"
     )
+    parser.add_argument(
+        "--kit",
+        type=Path,
+        metavar="ZIP",
+        help="do not measure here: write a kit that measures --device onnxruntime-cpu elsewhere, "
+        "where Python has onnxruntime and numpy",
+    )
+    parser.add_argument(
+        "--networks", type=int, default=NETWORKS, help=f"of the kit (default: {NETWORKS})"
+    )
     parser.add_argument("--show", type=Path, metavar="FILE", help="say what a profile knows")
     parser.add_argument("--plugin", action="append", help="a Python file with parts of your own")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -49,11 +61,44 @@ def _profile(options: argparse.Namespace, console: Console) -> int:
     if not 0 < options.minutes < 1e6:
         raise ValueError(f"minutes is {options.minutes}, but must be above 0")
     space = _space(options)
+    if options.kit is not None:
+        return _kit(options, space, console)
     runtime = make_runtime(Device.parse(options.device))
     path = options.out or profile_path(space, runtime)
     if options.out is not None and options.out.suffix != ".json":
         raise ValueError(f"--out is {str(options.out)!r}, but a profile's name ends in .json")
     _say(measure_device(space, runtime, path, console, options.minutes), path, console)
+    return 0
+
+
+def _kit(options: argparse.Namespace, space: Space, console: Console) -> int:
+    from evaluator.runtimes.kit import make_kit, networks_for  # wants onnx
+
+    if options.out is not None:
+        raise ValueError("--out cannot be given together with --kit, which measures nothing")
+    if not 2 <= options.networks <= 10_000:
+        raise ValueError(f"networks is {options.networks}, but must be 2 to 10,000")
+    if options.kit.exists():
+        raise ValueError(f"{str(options.kit)!r} is there already; choose another --kit")
+    networks = networks_for(space, options.networks)
+    device = Device.parse(options.device)
+    with console.progress("writing networks", len(networks) + 1) as meter:
+        make_kit(
+            space,
+            networks,
+            options.kit,
+            device,
+            progress=lambda done, total: meter.update(done, total=total),
+        )
+    console.result(
+        {"kit": str(options.kit), "networks": len(networks), "space": space.name},
+        [
+            f"Kit: {options.kit}, {len(networks)} networks of {space.name!r}. On the device:",
+            "    python -m pip install onnxruntime numpy",
+            f"    unzip {options.kit.name} -d kit && python kit/measure.py --out device.json",
+            "and back here: --budget 8ms@device.json",
+        ],
+    )
     return 0
 
 
