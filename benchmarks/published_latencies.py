@@ -9,6 +9,8 @@ Shapes: N rows, V variables, M numbers, P parts.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,9 +75,10 @@ class Table:
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 WIDTHS = (32, 16, 24, 40, 80, 112, 192, 320)  # into the first stage, and out of each
 SIDE, HEAD, CLASSES = 112, 1280, 1000
-# tpuv3 was measured in two runs: of 1,273 networks that are fast on tpuv2, all but one before this
-# id are faster than 1,480 images/s and all from it on are slower.
-SECOND_RUN = 3719
+# tpuv3 was measured in several runs: of 1,273 networks that are fast on tpuv2, all but one before
+# row 3,719 are faster than 1,480 images/s, and all from it on are slower. From row 4,079 on the
+# networks are drawn from a larger space, with four layers in stage 5. Ids.
+RUNS = {"first run": (0, 3719), "last run": (4079, 10**6)}
 
 
 @dataclass(frozen=True)
@@ -217,9 +220,9 @@ def _accel_devices(data: pd.DataFrame) -> dict[str, Device]:
         share = None if stated is None else stated.to_numpy() / speed
         devices[f"{name}, throughput"] = Device(1000 / speed, share)
         if name == "tpuv3":
-            early = data["id"].to_numpy() < SECOND_RUN
-            devices["tpuv3, throughput, first run"] = Device(1000 / speed, share, early)
-            devices["tpuv3, throughput, second run"] = Device(1000 / speed, share, ~early)
+            for run, (begin, end) in RUNS.items():
+                only = data["id"].between(begin, end - 1).to_numpy()
+                devices[f"tpuv3, throughput, {run}"] = Device(1000 / speed, share, only)
     for name in ("zcu102", "vck190"):
         devices[f"{name}, latency"] = Device(data[f"latency_{name}"].to_numpy())
     return devices
@@ -325,6 +328,8 @@ def exchanged(codes: Integers) -> Integers:
 
 # ---- single convolutions, blocks of a phone, models of timm
 
+USUAL = 10
+
 
 def convolutions(folder: Path) -> Table:
     data = pd.read_csv(folder / "v100_conv_latency.csv.gz")
@@ -399,12 +404,12 @@ def timm(folder: Path) -> Table:
     so it was measured once."""
     data = pd.read_csv(folder / "timm_imagenet.csv.gz")
     data = data.drop_duplicates(["arch", "img_size"]).reset_index(drop=True)
-    words = data["arch"].str.split("_")
-    family = pd.factorize(words.str[0].str.replace(r"\d+.*", "", regex=True))[0]
-    member = pd.factorize(words.str[:2].str.join("_"))[0]
+    names = data["arch"].str.split("_")
+    family = pd.factorize(names.str[0].str.replace(r"\d+.*", "", regex=True))[0]
+    member = pd.factorize(names.str[:2].str.join("_"))[0]
     amounts = data[["gmacs", "macts_m", "param_count"]].to_numpy()
     sizes = data[["img_size"]].to_numpy(float)
-    codes = np.stack([family, member], axis=1)
+    codes = np.concatenate([np.stack([family, member], axis=1), usual_words(data["arch"])], axis=1)
     parts = Features.of(np.zeros(len(data)), codes, amounts, sizes)
     speeds = {
         "RTX 3090, eager": "ips_rtx3090_amp_pt24",
@@ -426,6 +431,14 @@ def timm(folder: Path) -> Table:
         devices={name: Device(1000 / data[column].to_numpy()) for name, column in speeds.items()},
         single=True,
     )
+
+
+def usual_words(names: Sequence[str]) -> Integers:
+    """(N, W): which of the words that at least `USUAL` names have each has; words are letters."""
+    words = [set(re.findall("[a-z]+", name)) for name in names]
+    many = Counter(word for found in words for word in found)
+    usual = sorted(word for word, count in many.items() if count >= USUAL)
+    return np.array([[word in found for word in usual] for found in words], np.int64)
 
 
 TABLES: Mapping[str, Callable[[Path], Table]] = {
