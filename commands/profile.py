@@ -14,6 +14,7 @@ from evaluator.runtimes import make_runtime
 from results.console import CommandLine, Console, table
 from space.device import DEVICE_EXAMPLES, Device
 from space.files import make_space, read_definition, shipped_spaces
+from space.onnx_file import require_onnx
 from space.search_space import Space
 
 NETWORKS = 60  # of a kit
@@ -72,7 +73,8 @@ def _profile(options: argparse.Namespace, console: Console) -> int:
 
 
 def _kit(options: argparse.Namespace, space: Space, console: Console) -> int:
-    from evaluator.runtimes.kit import make_kit, networks_for  # wants onnx
+    require_onnx("onnxruntime")
+    from evaluator.runtimes.kit import make_kit, networks_for  # wants them
 
     if options.out is not None:
         raise ValueError("--out cannot be given together with --kit, which measures nothing")
