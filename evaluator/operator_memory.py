@@ -2,8 +2,8 @@
 meta device has it.
 
 Each rule is what the operator does in PyTorch 2.11 to 2.13. Those of CPUs are checked against what
-is allocated there (tests/evaluator/test_memory.py); benchmarks/memory.py does the same on a GPU, but
-has not run on one yet. The layout of an output matters as much as its size: who reads it may have
+is allocated there (tests/evaluator/test_memory.py), benchmarks/memory.py compares on a GPU. The
+layout of an output matters as much as its size: who reads it may have
 to copy it. Tensors are on the meta device.
 """
 

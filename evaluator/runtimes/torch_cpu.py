@@ -91,11 +91,18 @@ def allowed_cores() -> list[int]:
 
 
 def default_threads() -> int:
-    """One for each core that this process may use, at most what PyTorch takes by itself."""
-    return max(1, min(len(allowed_cores()), _own_threads))
+    """One for each core that this process may use, where two that share one count as one. What
+    PyTorch is set to just now does not matter: a search sets it, and `cpu` means the same in it."""
+    cores = {_siblings(core) for core in allowed_cores()}
+    return max(1, len(cores))
 
 
-_own_threads = torch.get_num_threads()  # before anybody changes it
+def _siblings(core: int) -> str:
+    """The threads of a processor that share the core, as Linux writes them; itself elsewhere."""
+    place = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+    with contextlib.suppress(OSError):
+        return place.read_text(encoding="ascii").strip()
+    return str(core)
 
 
 @contextlib.contextmanager
