@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from commands.latency import latency_column, profile_of
+from commands.latency import fitted, profile_of
 from evaluator.latency import Anchor, measure
-from evaluator.latency_model import LatencyModel
+from evaluator.latency_model import LatencyColumn
 from evaluator.runtimes import Runtime, make_runtime
 from results.console import Console
 from results.export import load_module
@@ -64,13 +64,14 @@ def main() -> int:
     options = parser.parse_args()
     device, space = Device.parse(options.device), load_space(options.space)
     console = Console(quiet=False)
-    column = latency_column(space, device, keep=None, console=console)
+    profile = profile_of(space, device, console=console)
+    facts = fitted(space, device, profile, console)
+    column, level = LatencyColumn.from_plain(space, facts["column"]), facts["anchor_ms"]
     rng = np.random.default_rng(SEED)
     ms = column(space.sample_codes(rng, 10_000))
     low, high = np.quantile(ms, [0.1, 0.9]).tolist()
     budgets = rng.uniform(low, high, size=options.searches).round(1)
-    profile = profile_of(space, device, console=console)
-    level, runtime = LatencyModel(profile).level, make_runtime(device)
+    runtime = make_runtime(device)
     entries = []
     for seed, budget in enumerate(budgets.tolist()):
         folder = options.runs / f"budget{seed}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator.interleaved import TooNoisy
-from evaluator.latency_model import Accuracy, LatencyColumn, LatencyModel, accuracy_of
+from evaluator.latency_model import LatencyColumn, LatencyModel, accuracy_of
 from evaluator.latency_profile import Profile, read_profile
 from evaluator.profiling import profile_device
 from evaluator.runtimes import Runtime, make_runtime
@@ -24,6 +24,7 @@ from space.search_space import Space
 
 MINUTES = 10.0  # that measuring a device takes at most, unless more are asked for
 KNOWN = 0.05  # share of a space's parts below which a profile says nothing of it
+FIT = 1  # changes when predictions from the same profile do
 FOLDER = "CHIMERA_PROFILES"  # environment variable: where profiles are kept
 
 
@@ -40,37 +41,49 @@ def latency_column(
     if kept is not None and kept.is_file():
         plain = json.loads(kept.read_text(encoding="utf-8"))
         return LatencyColumn.from_plain(space, plain["column"])
-    profile = profile_of(space, device, console=console)
-    model = LatencyModel(profile)
-    column = LatencyColumn.of(space, device, model)
-    places = PartList(space)
-    known = sum(model.knows(part) for part in places.parts) / len(places.parts)
-    if known < KNOWN:
+    facts = fitted(space, device, profile_of(space, device, console=console), console)
+    if facts["known_parts"] < KNOWN:
         raise ValueError(
-            f"the profile of {device.name!r} was measured for space {profile.space!r}, and knows "
-            f"{known:.0%} of the parts of space {space.name!r}: make one of this space by "
-            "'run_search.py profile'"
+            f"the profile of {device.name!r} was measured for space {facts['space']!r}, and knows "
+            f"{facts['known_parts']:.0%} of the parts of space {space.name!r}: make one of this "
+            "space by 'run_search.py profile'"
         )
-    accuracy = accuracy_of(profile)
+    accuracy = facts["accuracy"]
     console.say(
-        f"latency on {device.name}: predicted from {len(profile.networks)} measured networks; half "
-        f"of predictions are within {accuracy.median:.1%}, nine of ten within "
-        f"{accuracy.nine_of_ten:.1%}"
+        f"latency on {device.name}: predicted from {facts['networks']} measured networks; half of "
+        f"predictions are within {accuracy['median']:.1%}, nine of ten within "
+        f"{accuracy['nine_of_ten']:.1%}"
     )
     if kept is not None:
-        keep_column(kept, column, model, accuracy, known)
-    return column
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, json.dumps(facts) + "\n")
+    return LatencyColumn.from_plain(space, facts["column"])
 
 
-def keep_column(
-    path: Path, column: LatencyColumn, model: LatencyModel, accuracy: Accuracy, known: float
-) -> None:
-    """Writes what a search goes by, and how far it can be trusted."""
-    profile = model.profile
-    content = {
+def fitted(space: Space, device: Device, profile: Profile, console: Console) -> dict[str, Any]:
+    """What a search goes by, and how far it can be trusted: a column as plain data, the accuracy of
+    its predictions, what share of the space's parts was measured, and the anchor. It takes half a
+    minute, and is kept beside the profiles."""
+    parts = PartList(space).parts
+    known = json.dumps(
+        [FIT, device.name, profile.to_plain(), [[repr(p.part), repr(p.site)] for p in parts]],
+        sort_keys=True,
+    )
+    path = profiles_folder() / "fits" / f"{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    with console.progress(f"fitting latencies on {device.name}", 2) as meter:
+        model = LatencyModel(profile)
+        column = LatencyColumn.of(space, device, model)
+        meter.update(1)
+        accuracy = accuracy_of(profile)
+        meter.update(2)
+    facts = {
         "column": column.to_plain(),
         "accuracy": asdict(accuracy),
-        "known_parts": known,
+        "known_parts": sum(map(model.knows, parts)) / len(parts),
+        "space": profile.space,
         "measured_on": profile.device.name,
         "environment": dict(profile.environment),
         "anchor": profile.anchor.to_json(brief=True),
@@ -78,11 +91,12 @@ def keep_column(
         "networks": len(profile.networks),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(content) + "\n")
+    write_text(path, json.dumps(facts) + "\n")
+    return facts
 
 
 def kept_facts(folder: Path, device: Device) -> Mapping[str, Any] | None:
-    """What `keep_column` wrote of a device into a run's folder of profiles, if it did."""
+    """What `latency_column` kept of a device into a run's folder of profiles, if it did."""
     path = folder / f"{_safe(device.name)}.json"
     if not path.is_file():
         return None
