@@ -79,6 +79,7 @@ bench-latency: .venv/test
 	  --json benchmarks/results/latency-proxy-cpu.json
 	$(RUN) -m benchmarks.latency_budgets --runs runs/latency_budgets \
 	  --json benchmarks/results/latency_budgets-cpu.json
+	$(RUN) -m benchmarks.latency_page
 
 # Everything that waits for a GPU, correctness first, in less than 9 minutes. It installs nothing:
 # PYTHON must have torch, triton, numpy, SciPy, PyYAML, safetensors and scikit-learn; with CIFAR10

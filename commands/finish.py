@@ -27,7 +27,7 @@ from results.store import Store
 from results.trust_card import read_card, verdict
 from search.networks import Reachable
 from search.proposals import BAND
-from space.budget import cost_figure, cost_title, quantity
+from space.budget import cost_figure, cost_text, cost_title, quantity
 from space.genome import Genome
 from space.presets import presets
 from supernet.augmentation import normalise
@@ -63,7 +63,7 @@ def finish(
                 genome,
                 folder.architectures / safe_name(row.name),
                 name=row.name,
-                facts=facts_of(row, job, folder),
+                facts=facts_of(row, job, folder) | latency_facts(row, job, known),
                 state=own_weights(genome, job, trainer, data),
                 onnx=job.settings.onnx,
             )
@@ -113,6 +113,13 @@ def facts_of(row: Row, job: Job, folder: RunFolder) -> dict[str, str]:
         "score": f"{row.score:.4f} ({SCORE_MEANING})",
         "command": f"python run_search.py --config {folder.config}",
     }
+
+
+def latency_facts(row: Row, job: Job, known: Measurements) -> dict[str, str]:
+    """What an exported network says of its latency, where that was measured."""
+    found = [(limit.column, known.of(row, limit.column)) for limit in latency_limits(job)]
+    said = [cost_text(name, timing.ms) for name, timing in found if timing is not None]
+    return {"latency": f"{' and '.join(said)}, measured as exported"} if said else {}
 
 
 def keep_training(folder: RunFolder, trainer: Trainer) -> None:
