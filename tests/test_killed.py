@@ -195,6 +195,7 @@ def check_whole(rows):
     assert all(error is None for _, _, error in rows)
 
 
+@pytest.mark.slow
 def test_killed_on_ray(runs):
     assert len(survive_on_ray(runs, 3, 0)) == 3
 

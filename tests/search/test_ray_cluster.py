@@ -69,6 +69,7 @@ class Coming:
         return ended
 
 
+@pytest.mark.slow
 def test_workers_join_and_leave(cluster, evaluators, wide, tmp_path):
     """One worker at first, as there is one core; two more with a machine that joins. It is lost
     with what they were at, which is done again."""
