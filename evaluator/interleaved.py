@@ -11,6 +11,7 @@ It needs the standard library alone, since it also runs where nothing else of th
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -22,11 +23,15 @@ ROUNDS = 7  # turns of each thing
 PASSES = 3  # of a turn that count; one more before them brings caches and clocks back
 CALM = 0.10  # between two looks at the anchor, or between the quartiles of a turn, relative
 SLOWER = 1.25  # times its reference: a slower anchor says that the machine is busy
-RATIO = 0.10  # between the quartiles of a thing's ratios to the anchor
-TRIES = 3  # of things whose ratios are further apart
+UNSURE = 0.03  # of the median of a thing's ratios to the anchor: its standard error, relative
+TRIES = 3  # of things of which more is unsure
 PATIENCE = 60.0  # seconds for which one turn is tried while the machine is restless
 PAUSE = 0.25  # seconds between two tries, more and more
 LOOKS = 4  # passes as a whole, and as many part by part, of what is measured once
+
+# The standard error of the median of n normal numbers is this times their quartiles' distance,
+# divided by the root of n: 1.2533 times the deviation, which is the distance divided by 1.349.
+_MEDIAN = 0.929
 
 T = TypeVar("T")
 Pass = Callable[[], float]  # runs once, and gives the milliseconds that it took
@@ -143,8 +148,8 @@ def interleave(
     """How long a pass of each takes, by name, on a machine on which the anchor takes `reference`
     (see `Ruler`).
 
-    Raises TooNoisy where the machine does not hold still, or the ratios of a thing to the anchor
-    are far apart after three tries.
+    Raises TooNoisy where the machine does not hold still, or the median of a thing's ratios to the
+    anchor is unsure after three tries.
     """
     order, ruler = random.Random(seed), Ruler(anchor, reference)
     ratios: dict[str, list[float]] = {name: [] for name in runners}
@@ -161,7 +166,12 @@ def interleave(
                 left = max(0, left - 1)
                 progress(rounds * len(runners) - left, rounds * len(runners))
         reasons = {
-            name: apart(name, found, RATIO, "times as long as the anchor network")
+            name: apart(
+                name,
+                found,
+                UNSURE * math.sqrt(len(found)) / _MEDIAN,
+                "times as long as the anchor network",
+            )
             for name, found in ratios.items()
         }
         wanted = [name for name, reason in reasons.items() if reason]
