@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from space.budget import cost_figure, cost_text, cost_title
+from space.budget import cost_figure, cost_title
 
 Entry = Mapping[str, Any]
 
@@ -25,7 +25,7 @@ def by_device(run_latencies: Mapping[str, Any]) -> list[dict[str, Any]]:
         devices.append(
             {
                 "title": cost_title(column),
-                "limit": cost_text(column, device["limit"]),
+                "limit": cost_figure(column, device["limit"]),
                 "sentence": sentence(device, own, run_latencies.get("unmeasured") or ""),
                 "networks": [
                     {
