@@ -33,8 +33,8 @@ def numbers() -> str:
 
 def predictions() -> Iterator[str]:
     yield (
-        "| device, networks | measured for the profile | held out | median error | nine of ten within "
-        "| within 10% | Spearman | |"
+        "| device, networks | measured for the profile | held out | median error "
+        "| nine of ten within | within 10% | Spearman | |"
     )
     yield "|---|--:|--:|--:|--:|--:|--:|---|"
     for path in sorted(RESULTS.glob("latency-*.json")):
@@ -69,8 +69,8 @@ def budgets() -> Iterator[str]:
             f"`{found['device']}`, the exported best"
         )
         yield (
-            f"network of {found['within_5_percent_above']} measured at most 5% above the budget when "
-            f"it was measured again, of {found['within']}"
+            f"network of {found['within_5_percent_above']} measured at most 5% above the budget "
+            f"when it was measured again, of {found['within']}"
         )
         yield (
             f"within it; the median took {found['median_of_budget']:.1%} of it, the slowest "
