@@ -368,8 +368,15 @@ def main(words: Sequence[str] | None = None) -> int:
         if name == "accel_nasbench":
             kept[name]["counts"] = check_counts(options.tables)
         document = _about(options) | {"tables": kept}
-        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(rounded(document), indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def rounded(value: Any) -> Any:
+    """The same with five digits behind the point."""
+    if isinstance(value, Mapping):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def _about(options: argparse.Namespace) -> dict[str, Any]:
