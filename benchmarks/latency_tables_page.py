@@ -41,8 +41,8 @@ NOTES = """
   than that; the lower one takes what is predicted from 2,000 rows.
 - From more rows: the better one of our predictor from 2,000 rows and of gradient boosting from 80%
   of all, but at most 20,000.
-- The goal is met where the correlation is {goal}. Else it is missed, unless it is below neither what
-  can be reached nor what is reached from more rows, to three digits.
+- The goal is met where the correlation is {goal}. Else it is missed, unless it is below neither
+  what can be reached nor what is reached from more rows, to three digits.
 """
 SECTIONS = {
     "accel_nasbench": """A row is written as its MBConv blocks. Widths and strides are published
