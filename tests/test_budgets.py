@@ -37,7 +37,7 @@ class Measuring:
         self.measured, self.factor = [], 1.0
 
     def __call__(self, space, device, *, keep, console):
-        kept = keep / f"{device.runtime}.json"
+        kept = keep / f"{device.runtime}.factor"
         if not kept.is_file():
             self.measured.append(device.name)
             keep.mkdir(parents=True, exist_ok=True)
