@@ -27,7 +27,7 @@ from evaluator.latency import Anchor, measure
 from evaluator.latency_model import LatencyColumn, LatencyModel, accuracy_of
 from evaluator.latency_profile import Profile
 from evaluator.profiling import profile_device
-from evaluator.runtimes import Runtime, make_runtime
+from evaluator.runtimes import Runtime, input_shape, make_runtime
 from space.device import Device
 from space.files import load_space
 from space.search_space import Space
@@ -93,15 +93,11 @@ def measure_rows(
     """End to end, of each row."""
     genomes = {f"{i}": space.decode(row) for i, row in enumerate(rows)}
     batch, anchor = runtime.device.batch, profile.anchor
-
-    def shape(genome: Any) -> tuple[int, int, int, int]:
-        return batch, genome.in_channels, genome.resolution, genome.resolution
-
     found = measure(
         runtime,
         {name: partial(runtime.fresh, genome) for name, genome in genomes.items()},
-        {name: shape(genome) for name, genome in genomes.items()},
-        Anchor(runtime.fresh(anchor), shape(anchor), level),
+        {name: input_shape(genome, batch) for name, genome in genomes.items()},
+        Anchor(runtime.fresh(anchor), input_shape(anchor, batch), level),
         rounds=rounds,
         progress=_said("held out"),
     )

@@ -27,7 +27,7 @@ import numpy as np
 from commands.latency import fitted, profile_of
 from evaluator.latency import Anchor, measure
 from evaluator.latency_model import LatencyColumn
-from evaluator.runtimes import Runtime, make_runtime
+from evaluator.runtimes import Runtime, input_shape, make_runtime
 from results.console import Console
 from results.export import load_module
 from results.model_file import model_source
@@ -126,12 +126,11 @@ def judge(
     best = outcome["best"] or outcome["exported"][0]
     place = folder / "architectures" / best["name"]
     genome = Genome.from_json(json.loads((place / "genome.json").read_text(encoding="utf-8")))
-    shape = (1, genome.in_channels, genome.resolution, genome.resolution)
     timing = measure(
         runtime,
         {"best": partial(exported, place)},
-        shape,
-        Anchor(runtime.fresh(anchor), (1, 3, anchor.resolution, anchor.resolution), level),
+        input_shape(genome, 1),
+        Anchor(runtime.fresh(anchor), input_shape(anchor, 1), level),
     )["best"]
     aside = folder / "anchor.py"
     aside.write_text(model_source(anchor, "anchor"), encoding="utf-8")

@@ -24,7 +24,7 @@ import torch
 from benchmarks.machine import device_name
 from commands.job import Job, make_runner, scorer_of
 from commands.options import make_parser, resolve
-from commands.search import front_so_far
+from commands.scoring import front_so_far
 from evaluator.data import load_data
 from results.run_folder import best_at_budget
 from results.store import Store
@@ -79,7 +79,7 @@ def main() -> int:
 def searched(way: str, job: Job, trainer: Any, data: Any, store: Store) -> None:
     settings = job.settings
     if way == "now":
-        runner = make_runner(job, trainer, data, lambda: front_so_far(job, store))
+        runner = make_runner(job, trainer, data, lambda: front_so_far(job.proposals, store))
     else:
         runner = local_runner(scorer_of(trainer.supernet, data.validation, data, job.space))
     try:

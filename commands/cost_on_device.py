@@ -13,17 +13,17 @@ from torch import nn
 
 from commands.latency import profiles_folder
 from evaluator.interleaved import Timing, TooNoisy
-from evaluator.latency import Anchor, Shape, measure
+from evaluator.latency import Anchor, measure
 from evaluator.latency_model import LatencyModel
 from evaluator.latency_profile import Profile, check_environment, read_profile
 from evaluator.memory import Memory, memory_of
 from evaluator.roofline import Bound, Peaks, bound_of, measure_peaks
-from evaluator.runtimes import Runtime, make_runtime, parts_of
+from evaluator.runtimes import Runtime, input_shape, make_runtime, parts_of
 from evaluator.work import Work, work_of
 from results.console import Console
 from space.device import Device
 from space.genome import Genome
-from space.part_list import Sited
+from space.part_list import sited_parts
 from space.presets import preset
 
 ANCHOR = "edgenext_xxs"  # where no profile says what networks are compared with
@@ -135,7 +135,7 @@ def _timed(
             measured = measure(
                 runtime,
                 {"the network": source.make},
-                _shape(source.genome, runtime.device),
+                input_shape(source.genome, runtime.device.batch),
                 anchor,
                 progress=lambda done, total: meter.update(done, total=total),
             )["the network"]
@@ -148,17 +148,14 @@ def _timed(
         raise ValueError(f"the network cannot run on {name!r}: {error}") from error
 
 
-def _shape(genome: Genome, device: Device) -> Shape:
-    return device.batch, genome.in_channels, genome.resolution, genome.resolution
-
-
 def _counted(
     source: Network, device: Device, as_measured: Device, environment: Mapping[str, Any]
 ) -> OnDevice:
     """What needs no device."""
     with torch.device("meta"):
         network = source.make()
-    shape, parts = _shape(source.genome, as_measured), [part for _, part in parts_of(network)]
+    shape = input_shape(source.genome, as_measured.batch)
+    parts = [part for _, part in parts_of(network)]
     memory = memory_of(network, parts, shape, as_measured)
     works = work_of(network, parts, shape, as_measured)
     return OnDevice(device, as_measured, environment, memory, works)
@@ -170,13 +167,12 @@ def _anchor(runtime: Runtime, model: LatencyModel | None) -> Anchor:
         genome, level, batch = preset(ANCHOR).genome, None, 1
     else:
         genome, level, batch = model.profile.anchor, model.level, runtime.device.batch
-    shape = (batch, genome.in_channels, genome.resolution, genome.resolution)
-    return Anchor(runtime.fresh(genome), shape, level)
+    return Anchor(runtime.fresh(genome), input_shape(genome, batch), level)
 
 
 def _time_parts(source: Network, runtime: Runtime) -> list[float]:
     with runtime.held():
-        runner = runtime.prepare(source.make(), _shape(source.genome, runtime.device))
+        runner = runtime.prepare(source.make(), input_shape(source.genome, runtime.device.batch))
         runner.time_parts()
         looks = [runner.time_parts() for _ in range(LOOKS)]
     return [statistics.median(times) for times in zip(*looks, strict=True)]
@@ -188,7 +184,7 @@ def _time_parts(source: Network, runtime: Runtime) -> list[float]:
 def find_profile(genome: Genome, runtime: Runtime) -> tuple[LatencyModel, str] | None:
     """The profile, among those kept for searches, that was measured on this device as it is now
     and knows most of the network's parts, at least half of them; and where it lies."""
-    parts, found = _parts(genome), list[tuple[int, str, Profile]]()
+    parts, found = sited_parts(genome), list[tuple[int, str, Profile]]()
     environment = dict(runtime.environment())
     for path in sorted(profiles_folder().glob("*.json")):
         try:
@@ -197,7 +193,7 @@ def find_profile(genome: Genome, runtime: Runtime) -> tuple[LatencyModel, str] |
         except ValueError:  # of another device, or none at all
             continue
         if profile.device == runtime.device and len(profile.networks) > 1:
-            seen = {Sited(p.part, p.site) for n in profile.networks for p in n.genome.parts()}
+            seen = {part for n in profile.networks for part in sited_parts(n.genome)}
             found.append((sum(part in seen for part in parts), str(path), profile))
     if not found:
         return None
@@ -206,11 +202,7 @@ def find_profile(genome: Genome, runtime: Runtime) -> tuple[LatencyModel, str] |
 
 
 def _predict(genome: Genome, model: LatencyModel, path: str) -> Prediction:
-    parts = _parts(genome)
+    parts = sited_parts(genome)
     ms, deviations = model.predict([parts])
     known = sum(model.knows(part) for part in parts)
     return Prediction(float(ms[0]), float(deviations[0]), known, len(parts), path)
-
-
-def _parts(genome: Genome) -> list[Sited]:
-    return [Sited(placed.part, placed.site) for placed in genome.parts()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.latency import MINUTES, measure_device, profile_path
-from evaluator.latency_model import LatencyModel, accuracy_of
+from evaluator.latency_model import accuracy_of
 from evaluator.latency_profile import Profile, read_profile
 from evaluator.runtimes import make_runtime
 from results.console import CommandLine, Console, table
@@ -113,8 +113,8 @@ def _space(options: argparse.Namespace) -> Space:
 
 
 def _say(profile: Profile, path: Path, console: Console) -> None:
-    model, accuracy = LatencyModel(profile), accuracy_of(profile)
-    ms = sorted(network.ms * model.level / network.anchor for network in profile.networks)
+    level, accuracy = profile.level, accuracy_of(profile)
+    ms = sorted(network.ms * level / network.anchor for network in profile.networks)
     facts: dict[str, Any] = {
         "file": str(path),
         "device": profile.device.name,
@@ -124,7 +124,7 @@ def _say(profile: Profile, path: Path, console: Console) -> None:
         "fastest_ms": ms[0],
         "median_ms": ms[len(ms) // 2],
         "slowest_ms": ms[-1],
-        "anchor_ms": model.level,
+        "anchor_ms": level,
         "accuracy": asdict(accuracy),
     }
     cells = [[name, str(value)] for name, value in facts["environment"].items()]

@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from commands.finish import finish
-from commands.job import Job, check_cluster, check_memory, make_runner
+from commands.job import Job, check_cluster, check_memory
 from commands.options import resolve, resumed_settings
 from commands.plan import compares, make_plan, show_plan, starts_text
 from commands.promising import promising
+from commands.scoring import look_for
 from commands.settle import settle
 from commands.train import measure, train
 from evaluator.data import ImageData, load_data
@@ -23,19 +24,12 @@ from results.console import Console
 from results.history import FROM_PRESET
 from results.run_folder import (
     RunFolder,
-    best_at_budget,
     environment,
-    front_of,
 )
 from results.store import Store
 from search.controllers import make_controller
-from search.interfaces import Controller
-from search.loop import search
-from search.networks import Networks
-from search.proposals import BAND
 from search.random_search import RANDOM
 from search.settings import Settings
-from space.genome import Genome
 from supernet.checkpoints import KEPT
 from supernet.distributed import Elsewhere, launched_group, launched_rank
 from supernet.network import Supernet
@@ -192,56 +186,20 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
             origins = {
                 job.space.decode(start.row).digest: f"{FROM_PRESET}{start.name}" for start in starts
             }
-            look_for(job, trainer, data, store, controller, job.controller, console, origins)
+            look_for(
+                *(job, trainer, data, store, controller, job.proposals, console),
+                what="scoring candidates",
+                origin=job.controller,
+                evaluations=settings.evaluations,
+                origins=origins,
+            )
     if compares(job):
         with Store(folder.by_chance) as store:
             if len(store.statuses()) < settings.evaluations:
                 controller = make_controller(RANDOM, job.proposals, settings.seed)
-                look_for(job, trainer, data, store, controller, RANDOM, console)
-
-
-def look_for(
-    job: Job,
-    trainer: Trainer,
-    data: ImageData,
-    store: Store,
-    controller: Controller,
-    name: str,
-    console: Console,
-    origins: Mapping[str, str] | None = None,
-) -> None:
-    """Has a controller propose until the store holds as many candidates as it should."""
-    settings, known = job.settings, len(store.statuses())
-    chance = name == RANDOM != job.controller
-    what = "scoring random networks, to compare" if chance else "scoring candidates"
-    runner = make_runner(job, trainer, data, lambda: front_so_far(job, store))
-    try:
-        with console.progress(what, settings.evaluations, known) as meter:
-            search(
-                controller,
-                runner,
-                store,
-                Networks(job.proposals, origins),
-                evaluations=settings.evaluations,
-                batch=settings.batch,
-                origin=name,
-                in_flight=settings.in_flight,
-                in_order=settings.in_order,
-                on_batch=lambda progress: meter.update(progress.done, best_so_far(job, store)),
-            )
-    except RuntimeError as error:  # nothing can be scored, or no worker is left
-        raise ValueError(str(error)) from error
-    finally:
-        runner.close()
-
-
-def front_so_far(job: Job, store: Store) -> list[Genome]:
-    """The networks that no other beats on the objectives, by what is written down."""
-    front = front_of(store.rows(), job.proposals.objectives)
-    return [Genome.from_json(row.genome) for row in front]
-
-
-def best_so_far(job: Job, store: Store) -> str:
-    proposals = job.proposals
-    best = best_at_budget(store.rows(), proposals.target, proposals.limit, BAND)
-    return "" if best is None else f"best {best.name} score {best.score:.4f}"
+                look_for(
+                    *(job, trainer, data, store, controller, job.proposals, console),
+                    what="scoring random networks, to compare",
+                    origin=RANDOM,
+                    evaluations=settings.evaluations,
+                )

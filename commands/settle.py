@@ -18,19 +18,20 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from commands.job import Job, make_runner
+from commands.job import Job
 from commands.latency import kept_facts
+from commands.scoring import look_for
 from evaluator.data import ImageData
 from evaluator.interleaved import Timing, TooNoisy
-from evaluator.latency import Anchor, Shape, measure
-from evaluator.runtimes import Runtime, make_runtime
+from evaluator.latency import Anchor, measure
+from evaluator.latency_profile import difference
+from evaluator.runtimes import Runtime, input_shape, make_runtime
 from results.console import Console
 from results.history import Row
 from results.run_folder import RunFolder, best_at_budget, front_of, write_text
 from results.store import Evaluated, Store
 from search.controllers import make_controller
-from search.loop import search
-from search.networks import CostColumn, NetworkProposals, Networks
+from search.networks import CostColumn, NetworkProposals
 from search.problem import Floats, Trial
 from search.proposals import BAND
 from space.budget import LATENCY, MeasuredLimit
@@ -176,7 +177,8 @@ def measure_rows(
             row.digest: partial(_exported, Genome.from_json(row.genome), Path(aside) / row.digest)
             for row in rows
         }
-        shapes = {row.digest: _shape(runtime, Genome.from_json(row.genome)) for row in rows}
+        batch = runtime.device.batch
+        shapes = {row.digest: input_shape(Genome.from_json(row.genome), batch) for row in rows}
         title = f"measuring {len(rows)} exported networks on {limit.device.name}"
         with console.progress(title, 1) as meter:
             found = measure(
@@ -194,15 +196,13 @@ def _anchor(folder: RunFolder, runtime: Runtime, limit: MeasuredLimit) -> Anchor
     assert limit.device is not None
     facts = kept_facts(folder.profiles, limit.device)
     assert facts is not None, "a search under a latency budget keeps what it goes by"
-    here, there = dict(runtime.environment()), facts["environment"]
-    for name in sorted({*here, *there}):
-        if here.get(name) != there.get(name):
-            raise ValueError(
-                f"{limit.device.name} was profiled with {name} {there.get(name)!r}, but here it is "
-                f"{here.get(name)!r}"
-            )
+    differs = difference(facts["environment"], runtime.environment())
+    if differs:
+        raise ValueError(f"{limit.device.name} was profiled with {differs}")
     genome = Genome.from_json(facts["anchor"])
-    return Anchor(runtime.fresh(genome), _shape(runtime, genome), facts["anchor_ms"])
+    return Anchor(
+        runtime.fresh(genome), input_shape(genome, runtime.device.batch), facts["anchor_ms"]
+    )
 
 
 def _exported(genome: Genome, place: Path) -> nn.Module:
@@ -215,10 +215,6 @@ def _exported(genome: Genome, place: Path) -> nn.Module:
     path.write_text(model_source(genome, genome.digest), encoding="utf-8")
     network: nn.Module = load_module(path).model()
     return network
-
-
-def _shape(runtime: Runtime, genome: Genome) -> Shape:
-    return runtime.device.batch, genome.in_channels, genome.resolution, genome.resolution
 
 
 # ---- going on
@@ -291,29 +287,13 @@ def _search_on(
             ]
         )
         wanted = len(rows) + max(1, round(SHARE * settings.evaluations))
-        runner = make_runner(job, trainer, data, lambda: _front(store, proposals))
-        try:
-            with console.progress("scoring replacements", wanted, len(rows)) as meter:
-                search(
-                    controller,
-                    runner,
-                    _Onwards(store),
-                    Networks(proposals),
-                    evaluations=wanted,
-                    batch=settings.batch,
-                    origin=ORIGIN,
-                    in_flight=settings.in_flight,
-                    in_order=settings.in_order,
-                    on_batch=lambda progress: meter.update(progress.done),
-                )
-        except RuntimeError as error:
-            raise ValueError(str(error)) from error
-        finally:
-            runner.close()
-
-
-def _front(store: Store, proposals: NetworkProposals) -> list[Genome]:
-    return [Genome.from_json(r.genome) for r in front_of(store.rows(), proposals.objectives)]
+        look_for(
+            *(job, trainer, data, store, controller, proposals, console),
+            what="scoring replacements",
+            origin=ORIGIN,
+            evaluations=wanted,
+            log=_Onwards(store),
+        )
 
 
 def correction(job: Job, column: CostColumn, over: Sequence[Row], known: Measurements) -> float:

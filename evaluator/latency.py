@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from evaluator.interleaved import ROUNDS, Timing, interleave
-from evaluator.runtimes import Runtime
+from evaluator.runtimes import Runtime, Shape
 
 TOGETHER = 8  # networks that are in memory at a time, beside the anchor
-
-Shape = tuple[int, int, int, int]  # (N, channels, height, width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluator.interleaved import level_of
 from evaluator.latency_profile import Measured, Profile, times_of_parts
 from evaluator.latency_regression import Features, PartRegression, PartTable
 from evaluator.profiling import UNIFORM
 from space.decisions import Codes
 from space.device import Device
 from space.genes import Site
-from space.part_list import NONE, PartList, Sited
+from space.part_list import PartList, Sited, sited_parts
 from space.search_space import Space
 
 FOLDS = 2  # each takes a fit
@@ -49,7 +48,7 @@ class LatencyModel:
 
     def __init__(self, profile: Profile, networks: Sequence[Measured] | None = None):
         self.profile = profile
-        self.level = level_of([network.anchor for network in profile.networks])
+        self.level = profile.level
         networks = profile.networks if networks is None else networks
         if len(networks) < 2:
             raise ValueError(
@@ -62,8 +61,8 @@ class LatencyModel:
         rows = []
         for network, times in zip(networks, times_of_parts(networks, self.level), strict=True):
             numbers = []
-            for placed, ms in zip(network.genome.parts(), times, strict=True):
-                number = self._known.setdefault(Sited(placed.part, placed.site), len(looks))
+            for part, ms in zip(sited_parts(network.genome), times, strict=True):
+                number = self._known.setdefault(part, len(looks))
                 if number == len(looks):
                     looks.append([])
                 looks[number].append(math.log(max(ms, _LEAST_MS)))
@@ -104,7 +103,6 @@ class LatencyModel:
 
 def accuracy_of(profile: Profile, folds: int = FOLDS) -> Accuracy:
     """By cross-validation over the profile's uniformly drawn networks."""
-    level = level_of([network.anchor for network in profile.networks])
     judged = range(0, len(profile.networks), UNIFORM)
     apart = []
     for fold in range(folds):
@@ -114,15 +112,11 @@ def accuracy_of(profile: Profile, folds: int = FOLDS) -> Accuracy:
         left = set(held)
         others = [n for i, n in enumerate(profile.networks) if i not in left]
         model = LatencyModel(profile, others)
-        ms, _ = model.predict([_parts(profile.networks[i]) for i in held])
+        ms, _ = model.predict([sited_parts(profile.networks[i].genome) for i in held])
         for i, predicted in zip(held, ms, strict=True):
             network = profile.networks[i]
-            apart.append(abs(predicted / (network.ms * level / network.anchor) - 1))
+            apart.append(abs(predicted / (network.ms * profile.level / network.anchor) - 1))
     return Accuracy(len(apart), float(np.median(apart)), float(np.quantile(apart, 0.9)))
-
-
-def _parts(network: Measured) -> list[Sited]:
-    return [Sited(placed.part, placed.site) for placed in network.genome.parts()]
 
 
 def _errors(looks: Sequence[Sequence[float]]) -> Floats:
@@ -144,7 +138,6 @@ class LatencyColumn:
                 f"latencies of {len(ms)} parts, but space {space.name!r} has "
                 f"{len(self._places.parts)}"
             )
-        self._padded = np.append(ms, 0.0)  # the last stands for no part
 
     @classmethod
     def of(cls, space: Space, device: Device, model: LatencyModel) -> LatencyColumn:
@@ -153,9 +146,7 @@ class LatencyColumn:
         return cls(space, device, np.asarray(table.ms, float), table.offset_ms, table.scale)
 
     def __call__(self, codes: Codes) -> NDArray[np.float64]:
-        numbers = self._places.of(codes)
-        assert NONE == -1, "the last entry of the padded table"
-        sums = self._padded[numbers].sum(axis=1)
+        sums = self._places.totals(codes, self.ms)
         return np.asarray(self.offset_ms + self.scale * sums, np.float64)
 
     def to_plain(self) -> dict[str, Any]:

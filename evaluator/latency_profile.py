@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from evaluator.interleaved import level_of
 from space.device import Device
 from space.genome import Genome
 
@@ -45,6 +46,11 @@ class Profile:
     anchor: Genome
     networks: tuple[Measured, ...]
     finished: bool = False
+
+    @property
+    def level(self) -> float:
+        """What the anchor takes when nothing disturbs it, ms."""
+        return level_of([network.anchor for network in self.networks])
 
     def to_plain(self) -> dict[str, Any]:
         """What a profile file holds, for JSON."""
@@ -160,13 +166,20 @@ def _device(plain: Mapping[str, Any]) -> Device:
 
 def check_environment(profile: Profile, now: Mapping[str, Any], path: Path) -> None:
     """ValueError where the profile was measured under other conditions than those here."""
-    for name in sorted({*profile.environment, *now}):
-        before, here = profile.environment.get(name), now.get(name)
-        if before != here:
-            raise ValueError(
-                f"profile {str(path)!r} was measured with {name} {before!r}, but here it is "
-                f"{here!r}: latencies may differ, so measure it anew by 'run_search.py profile'"
-            )
+    differs = difference(profile.environment, now)
+    if differs:
+        raise ValueError(
+            f"profile {str(path)!r} was measured with {differs}: latencies may differ, so measure "
+            "it anew by 'run_search.py profile'"
+        )
+
+
+def difference(before: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The first thing in which two environments differ; empty where they are the same."""
+    for name in sorted({*before, *here}):
+        if before.get(name) != here.get(name):
+            return f"{name} {before.get(name)!r}, but here it is {here.get(name)!r}"
+    return ""
 
 
 def times_of_parts(networks: Sequence[Measured], level: float) -> list[tuple[float, ...]]:

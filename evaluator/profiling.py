@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evaluator.interleaved import Bench
 from evaluator.latency_profile import Measured, Profile, check_environment, read_profile
-from evaluator.runtimes import Runner, Runtime
+from evaluator.runtimes import Runner, Runtime, input_shape
 from space.genome import Genome, Stage
 from space.part_list import PartList, SlotPlaces, StagePlaces
 from space.search_space import Space
@@ -187,6 +187,4 @@ def _best(numbers: NDArray[np.int64], worth: Floats, count: int) -> list[int]:
 
 
 def _runner(runtime: Runtime, genome: Genome) -> Runner:
-    side = genome.resolution
-    shape = (runtime.device.batch, genome.in_channels, side, side)
-    return runtime.prepare(runtime.fresh(genome), shape)
+    return runtime.prepare(runtime.fresh(genome), input_shape(genome, runtime.device.batch))

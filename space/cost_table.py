@@ -6,7 +6,6 @@ the parts' own closed forms, and the cost of 100,000 rows is a few array look-up
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from space.cost import Cost
 from space.decisions import Codes
-from space.part_list import PartList, SlotPlaces, StagePlaces, codes_of
+from space.part_list import PartList, SlotPlaces, StagePlaces
 from space.search_space import Choice, Space, StageSlot
 
 COSTS = tuple(field.name for field in fields(Cost))
@@ -33,18 +32,6 @@ class _KindTable:
 class _SlotTable:
     kind_index: int | None
     kinds: tuple[_KindTable, ...]
-
-    def add(
-        self, total: NDArray[np.int64], codes: Codes, context: Sequence[Codes], times: Codes | int
-    ) -> None:
-        """Adds `times` the slot's cost of each row to `total`, (B, len(COSTS))."""
-        for table in self.kinds:
-            rows: NDArray[np.int64] | slice = slice(None)
-            if self.kind_index is not None:
-                rows = np.flatnonzero(codes[:, self.kind_index] == table.kind_code)
-            index = [axis[rows] for axis in context] + [codes[rows, v] for v in table.genes]
-            costs = table.costs[tuple(index)]
-            total[rows] += costs if isinstance(times, int) else costs * times[rows, None]
 
     def extreme(self, column: int, largest: bool) -> NDArray[np.int64]:
         """The least or most cost of the slot for each context."""
@@ -90,34 +77,14 @@ class CostTable:
         self.space = space
         places = PartList(space)
         costs = np.array([_row(part.cost()) for part in places.parts], np.int64)
-        self._places = places
+        self._places, self._costs = places, costs
         self._stem = _slot_table(places.stem, costs)
         self._stages = [_stage_tables(stage, costs) for stage in places.stages]
         self._head = _slot_table(places.head, costs)
 
     def costs(self, codes: Codes) -> NDArray[np.int64]:
         """(B, 4): MACs, parameters, activations and bytes moved of each row, as in `COSTS`."""
-        space, total = self.space, np.zeros((len(codes), len(COSTS)), np.int64)
-        resolution = codes_of(space.resolution, codes)
-        self._stem.add(total, codes, (resolution,), 1)
-        width = self._places.width_behind_stem(codes)
-        for stage in self._stages:
-            out, slot = codes_of(stage.slot.channels, codes), stage.slot
-            door = (resolution, width, out)
-            depth = np.array(slot.depth.choices, np.int64)[codes_of(slot.depth, codes)]
-            if stage.downsample is not None:
-                stage.downsample.add(total, codes, door, 1)
-            if stage.first:
-                stage.first[0].add(total, codes, door, 1)
-            for j, table in enumerate(stage.rest):
-                if len(slot.blocks) == 1:
-                    times = depth - len(stage.first)
-                else:
-                    times = (depth > j + len(stage.first)).astype(np.int64)
-                table.add(total, codes, (resolution, out), times)
-            width = out
-        self._head.add(total, codes, (resolution, width), 1)
-        return total
+        return self._places.totals(codes, self._costs)
 
     def column(self, codes: Codes, name: str) -> NDArray[np.int64]:
         """One cost of each row, (B,): `macs`, `params`, `activations` or `bytes_moved`."""

@@ -34,6 +34,11 @@ class Sited:
         return self.part.cost(self.site)
 
 
+def sited_parts(genome: Genome) -> list[Sited]:
+    """The parts of a network, in the order of `Genome.parts`."""
+    return [Sited(placed.part, placed.site) for placed in genome.parts()]
+
+
 @dataclass(frozen=True, slots=True)
 class KindPlaces:
     """The parts of one kind in one slot: `numbers[context..., gene...]`."""
@@ -114,10 +119,19 @@ class PartList:
         columns.append(self.head.of(codes, (resolution, width)))
         return np.stack(columns, axis=1)
 
+    def totals(self, codes: Codes, values: NDArray[Any]) -> NDArray[Any]:
+        """What adds up over the parts of each row: sums of `values`, one for each of `parts`, (P,)
+        or (P, K), to (B,) or (B, K)."""
+        padded = np.concatenate([values, np.zeros_like(values[:1])])  # the last is that of NONE
+        total = np.zeros((len(codes), *values.shape[1:]), values.dtype)
+        for numbers in self.of(codes).T:
+            total += padded[numbers]
+        return total
+
     def numbers_of(self, genome: Genome) -> list[int]:
         """Numbers in `parts` of a network's parts; those that are none of the space's are left out.
         The network need not be one of the space."""
-        found = [self._numbers.get(Sited(p.part, p.site)) for p in genome.parts()]
+        found = [self._numbers.get(part) for part in sited_parts(genome)]
         return [number for number in found if number is not None]
 
     def width_behind_stem(self, codes: Codes) -> Codes:

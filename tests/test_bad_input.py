@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 import run_search
 from search.settings import Settings
 from supernet.training import Trainer
+from tests.endings import one_line
 
 GPU = "CUDA_VISIBLE_DEVICES"
 
@@ -24,16 +25,6 @@ GPU = "CUDA_VISIBLE_DEVICES"
 def stages(space, place=0, **changes):
     space["stages"][place] |= changes
     return space
-
-
-def one_line(ended, *expected):
-    """Exit code 2 and a single line that holds each of `expected`."""
-    assert ended.code == run_search.BAD_INPUT, ended.err
-    lines = ended.err.splitlines()
-    assert len(lines) == 1, ended.err
-    assert lines[0].startswith("run_search.py: ")
-    for text in expected:
-        assert text in lines[0]
 
 
 def last_line(ended, *expected):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import run_search
 from commands import cost_on_device
 from evaluator.interleaved import TooNoisy
 from evaluator.memory import peak_memory
@@ -18,6 +17,7 @@ from space.device import Device
 from space.files import make_space
 from space.genome import Genome
 from space.presets import preset
+from tests.endings import one_line
 from tests.evaluator.timed import KnownRuntime, network_ms, part_ms
 
 NAME = "edgenext_xxs"
@@ -27,16 +27,6 @@ GENOME = preset(NAME).genome
 def told(ended):
     assert ended.code == 0, ended.err
     return json.loads(ended.out)
-
-
-def one_line(ended, *expected):
-    """Exit code 2 and a single line that holds each of `expected`."""
-    assert ended.code == run_search.BAD_INPUT, ended.err
-    lines = ended.err.splitlines()
-    assert len(lines) == 1, ended.err
-    assert lines[0].startswith("run_search.py: ")
-    for text in expected:
-        assert text in lines[0]
 
 
 @pytest.fixture(autouse=True)

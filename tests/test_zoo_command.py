@@ -11,24 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import run_search
 from results import zoo
 from results.export import load_module
 from results.store import Store
 from space.genome import Genome
 from space.presets import preset, presets
+from tests.endings import one_line
 
 ROOT = Path(__file__).parents[1]
-
-
-def one_line(ended, *expected):
-    """Exit code 2 and a single line that holds each of `expected`."""
-    assert ended.code == run_search.BAD_INPUT, ended.err
-    lines = ended.err.splitlines()
-    assert len(lines) == 1, ended.err
-    assert lines[0].startswith("run_search.py: ")
-    for text in expected:
-        assert text in lines[0]
 
 
 # ---- zoo

@@ -57,6 +57,14 @@ class Runtime(Protocol):
         ...
 
 
+Shape = tuple[int, int, int, int]  # (N, channels, height, width)
+
+
+def input_shape(genome: Genome, batch: int) -> Shape:
+    """Of `batch` images for a network."""
+    return batch, genome.in_channels, genome.resolution, genome.resolution
+
+
 def parts_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The parts of a built or exported network by their paths, in the order of `Genome.parts`."""
     yield "stem", network.get_submodule("stem")

@@ -14,7 +14,7 @@ from evaluator.runtimes import parts_of
 from space import build
 from space.device import Device
 from space.genome import Genome
-from space.part_list import Sited
+from space.part_list import Sited, sited_parts
 
 
 def part_ms(sited: Sited) -> float:
@@ -24,7 +24,7 @@ def part_ms(sited: Sited) -> float:
 
 
 def network_ms(genome: Genome) -> float:
-    return 0.3 + sum(part_ms(Sited(p.part, p.site)) for p in genome.parts())
+    return 0.3 + sum(part_ms(part) for part in sited_parts(genome))
 
 
 class Standing(nn.Module):
@@ -44,7 +44,7 @@ class KnownRunner:
 
     def time_parts(self) -> list[float]:
         factor = self._runtime.factor()
-        return [part_ms(Sited(p.part, p.site)) * factor for p in self._genome.parts()]
+        return [part_ms(part) * factor for part in sited_parts(self._genome)]
 
 
 class KnownRuntime:
