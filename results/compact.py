@@ -1,0 +1,581 @@
+"""Source of a network made short: the classes that it needs, as it needs them.
+
+The parts of Chimera are general: a residual may have a norm or not, a stride or not. One network
+uses a few of these ways. `compacted` takes the source of a network as `results.model_file` puts it
+together, and leaves of it what this network does: functions that put small modules together become
+one class (`results.inlining`), arguments that are always the same become constants, and what is
+never used goes. Which classes stay apart is decided by the length of the whole.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from results.folding import (
+    Folder,
+    Unknown,
+    bind,
+    dotted,
+    is_identity,
+    makes_module,
+    name_node,
+    of_self,
+    without_docstring,
+)
+from results.inlining import Flattened, flattened
+from results.layout import LINE_LENGTH
+
+ENTRY = "model"  # the function that the file is about; it stays as it is written
+_STAYS = ("Network", "Stage")
+_BUILDER = "nn.Module"  # what functions that put modules together say that they return
+_WIDTH = 50  # characters that are as much to read as a line more
+_NEEDED = ("__init__", "forward", "reset_parameters")  # methods that PyTorch calls
+
+Definition = ast.FunctionDef | ast.ClassDef
+Origins = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """Formatted source; and for each class the attributes that stood elsewhere before:
+    name -> path below the module of that class."""
+
+    text: str
+    origins: Origins
+
+
+def compacted(source: str) -> Compact:
+    """`source` of a network, shorter; it computes the same."""
+    file = _File.read(source)
+    kept: set[str] = set()
+    best = file.flat(kept)
+    for name in file.by_use(best.taken_apart):
+        other = file.flat({*kept, name})
+        if other.length() < best.length():
+            kept.add(name)
+            best = other
+    best.tidy()
+    return Compact(formatted(best.text()), best.origins)
+
+
+@dataclass(eq=False)
+class _File:
+    """The definitions of a file by name, and the text before, between and behind them."""
+
+    opening: str
+    imports: list[ast.Import | ast.ImportFrom]
+    constants: str
+    entry: str
+    named: dict[str, Definition]
+    closing: str
+    texts: Mapping[str, str]  # of definitions as they were written, comments included
+    dumps: Mapping[str, str]
+    origins: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    taken_apart: set[str] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, source: str) -> _File:
+        tree = ast.parse(source)
+        lines = source.splitlines()
+
+        def text(nodes: list[ast.stmt]) -> str:
+            if not nodes:
+                return ""
+            return "\n".join(lines[_first_line(nodes[0]) - 1 : nodes[-1].end_lineno])
+
+        definitions = [n for n in tree.body if isinstance(n, Definition)]
+        entry = next(node for node in definitions if node.name == ENTRY)
+        others = [node for node in definitions if node is not entry]
+        builders = {node.name for node in definitions if _is_builder(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and dotted(node.func) in builders:
+                node.makes_module = True  # type: ignore[attr-defined]
+        for node in others:
+            if isinstance(node, ast.ClassDef):
+                _prepare(node)
+        start = min(tree.body.index(node) for node in definitions)
+        end = max(tree.body.index(node) for node in definitions)
+        imports = [n for n in tree.body[:start] if isinstance(n, ast.Import | ast.ImportFrom)]
+        behind = tree.body.index(imports[-1]) + 1
+        return cls(
+            text(tree.body[:1]),
+            imports,
+            text(tree.body[behind:start]),
+            text([entry]),
+            {node.name: node for node in others},
+            text(tree.body[end + 1 :]),
+            {node.name: text([node]) for node in others},
+            {node.name: ast.dump(node) for node in others},
+        )
+
+    def by_use(self, classes: Collection[str]) -> list[str]:
+        """Classes in order: the more often they are used, the sooner."""
+        uses = Counter(
+            dotted(node.func)
+            for top in self.named.values()
+            for node in ast.walk(top)
+            if isinstance(node, ast.Call)
+        )
+        return sorted(classes, key=lambda name: (-uses[name], name))
+
+    def flat(self, kept: Collection[str]) -> _File:
+        """The file with builders as classes, where that can be, and without what nobody needs."""
+        classes = {n: node for n, node in self.named.items() if isinstance(node, ast.ClassDef)}
+        found = copy.copy(self)
+        found.named, found.origins, found.taken_apart = {}, {}, set()
+        titles: dict[str, str] = {}
+        for name, node in self.named.items():
+            flat = None
+            if isinstance(node, ast.FunctionDef) and _is_builder(node):
+                built = _built(node)
+                if built is not None and dotted(built.func) not in kept:
+                    flat = flattened(copy.deepcopy(built), classes, kept)
+            if flat is None:
+                found.named[name] = copy.deepcopy(node)
+                continue
+            assert isinstance(node, ast.FunctionDef)
+            found.named[name] = _as_class(name, node, flat)
+            found.taken_apart |= {*flat.taken_apart}
+            titles[name] = _title(name)
+            found.origins[name] = flat.origins
+        found.drop_unused()
+        found._rename(titles)
+        return found
+
+    def _rename(self, titles: Mapping[str, str]) -> None:
+        """Classes that were functions get names of classes."""
+        used = {name for name in self.named if name not in titles}
+        names: dict[str, str] = {}
+        for name, title in titles.items():
+            if name in self.named:
+                names[name] = _free(title, used)
+                used.add(names[name])
+        for node in self.nodes():
+            if isinstance(node, ast.Name) and node.id in names:
+                node.id = names[node.id]
+        for name, title in names.items():
+            self.named[name].name = title
+            self.entry = re.sub(rf"\b{name}\b(?=\()", title, self.entry)
+        self.named = {names.get(name, name): node for name, node in self.named.items()}
+        self.origins = {names[n]: moved for n, moved in self.origins.items() if n in names}
+
+    def nodes(self) -> Iterator[ast.AST]:
+        for top in self.named.values():
+            yield from ast.walk(top)
+
+    def drop_unused(self) -> None:
+        """Leaves out definitions that are not reached from the entry."""
+        needed: set[str] = set()
+        pending = [*_words(self.entry), *_words(self.closing)]
+        while pending:
+            name = pending.pop()
+            if name not in needed and name in self.named:
+                needed.add(name)
+                pending += _read([self.named[name]])
+        self.named = {name: node for name, node in self.named.items() if name in needed}
+
+    def length(self) -> float:
+        """How much there is to read, in lines."""
+        text = "\n".join(_unparsed(node) for node in self.named.values())
+        return text.count("\n") + len(re.sub(r"\s+", " ", text)) / _WIDTH
+
+    def tidy(self) -> None:
+        """Takes out what this network does not need, until nothing is left to do."""
+        called = {*_words(self.entry), *_words(self.closing)}
+        before = ""
+        while (now := "".join(ast.dump(node) for node in self.named.values())) != before:
+            before = now
+            for name, node in self.named.items():
+                if isinstance(node, ast.ClassDef) and name not in _STAYS:
+                    if name not in called:
+                        _fix_parameters(node, self)
+                    _fix_attributes(node, self)
+            self.drop_unused()
+
+    def text(self) -> str:
+        used = {*_read(self.named.values()), *_words(self.entry), *_words(self.closing)}
+        blocks = [self.opening + "\n\n" + _imports(self.imports, used) + "\n\n" + self.constants]
+        blocks.append(self.entry)
+        for name, node in self.named.items():
+            same = self.dumps.get(name) == ast.dump(node)
+            blocks.append(self.texts[name] if same else _unparsed(node))
+        return "\n\n\n".join([*blocks, self.closing]) + "\n"
+
+
+def _first_line(node: ast.stmt) -> int:
+    decorators = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
+
+
+def _read(nodes: Iterable[ast.AST]) -> list[str]:
+    return [n.id for top in nodes for n in ast.walk(top) if isinstance(n, ast.Name)]
+
+
+def _is_builder(node: ast.stmt) -> bool:
+    returns = node.returns if isinstance(node, ast.FunctionDef) else None
+    return returns is not None and ast.unparse(returns) == _BUILDER
+
+
+def _built(function: ast.FunctionDef) -> ast.Call | None:
+    """The call that a builder returns."""
+    last = function.body[-1]
+    value = last.value if isinstance(last, ast.Return) else None
+    return value if isinstance(value, ast.Call) else None
+
+
+def _title(name: str) -> str:
+    """`local_dsm` as LocalDsm."""
+    return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    found, number = name, 2
+    while found in taken:
+        found, number = f"{name}{number}", number + 1
+    return found
+
+
+def _as_class(name: str, function: ast.FunctionDef, flat: Flattened) -> ast.ClassDef:
+    arguments = copy.deepcopy(function.args)
+    arguments.args.insert(0, ast.arg("self"))
+    body: list[ast.stmt] = function.body[:-1]  # its docstring
+    if flat.init:
+        returns = ast.Constant(None) if len(arguments.args) == 1 else None
+        opening = ast.parse("super().__init__()").body
+        init = ast.FunctionDef("__init__", arguments, [*opening, *flat.init], [], returns)
+        body = [*body, init]
+    bases: list[ast.expr] = [ast.parse("nn.Module", mode="eval").body]
+    return ast.ClassDef(name, bases, [], [*body, flat.forward], [])
+
+
+def _prepare(cls: ast.ClassDef) -> None:
+    """The class with what an export has no need of left out of its docstring, and with one
+    attribute a line."""
+    if text := ast.get_docstring(cls):
+        first, *more = text.split("\n\n")
+        said = [first, *(part for part in more if part.startswith("Source"))]
+        if len(said) <= len(more):
+            indent = "\n\n    "
+            short = indent.join(part.replace("\n", "\n    ") for part in said)
+            end = "\n    " if len(said) > 1 or "\n" in short else ""
+            cls.body[0] = ast.Expr(ast.Constant(short + end))
+    init = _method(cls, "__init__")
+    if init is not None:
+        init.body = [one for statement in init.body for one in _singly(statement)]
+
+
+def _singly(statement: ast.stmt) -> list[ast.stmt]:
+    """`self.a, self.b = a, b` as two statements."""
+    if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Tuple):
+        (target,) = statement.targets
+        if isinstance(target, ast.Tuple) and all(of_self(element) for element in target.elts):
+            pairs = zip(target.elts, statement.value.elts, strict=True)
+            return [ast.Assign([one], value) for one, value in pairs]
+    return [statement]
+
+
+# ---- what is always the same
+
+
+def _fix_parameters(cls: ast.ClassDef, file: _File) -> None:
+    """Parameters that every call gives the same constant become that constant, and those that
+    always get a module are never None."""
+    init = _method(cls, "__init__")
+    if init is None or init.args.vararg or init.args.kwarg or init.args.kwonlyargs:
+        return
+    calls = _calls(cls, file)
+    try:
+        bound = [bind(init, call) for call in calls]
+    except Unknown:
+        return
+    if not bound:
+        return
+    names = [argument.arg for argument in init.args.args[1:]]
+    known: dict[str, ast.expr] = {}
+    for name in names:
+        values = [given[name] for given in bound]
+        if all(makes_module(value) for value in values):
+            known[name] = name_node(name)
+            known[name].makes_module = True  # type: ignore[attr-defined]
+            _always_module(init, name)
+        elif len({ast.dump(value) for value in values}) == 1 and not _is_stored(init, name):
+            if _is_worth_fixing(init, name, values[0]):
+                known[name] = values[0]
+    left = [name for name in names if name not in known or isinstance(known[name], ast.Name)]
+    if len(left) < len(names):
+        defaults = _defaults(init)
+        for call, given in zip(calls, bound, strict=True):
+            _give(call, given, left, defaults)
+        init.args.args = [init.args.args[0], *(a for a in init.args.args[1:] if a.arg in left)]
+        init.args.defaults = [defaults[name] for name in left if name in defaults]
+        if not left:
+            init.returns = ast.Constant(None)
+    init.body = _without_constant_locals(Folder(known, {}).statements(init.body))
+
+
+def _calls(cls: ast.ClassDef, file: _File) -> list[ast.Call]:
+    """All calls that run the `__init__` of a class; none where it is more than called."""
+    calls: list[ast.Call] = []
+    called: set[int] = set()
+    for node in file.nodes():
+        if isinstance(node, ast.Call) and dotted(node.func) == cls.name:
+            calls.append(node)
+            called.add(id(node.func))
+    for other in _heirs(cls, file):
+        called |= {id(base) for base in other.bases}
+        theirs = _method(other, "__init__")
+        if theirs is None:
+            return []
+        calls += [
+            node
+            for node in ast.walk(theirs)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "super().__init__"
+        ]
+    named = (n for n in file.nodes() if isinstance(n, ast.Name) and n.id == cls.name)
+    return calls if all(id(node) in called for node in named) else []
+
+
+def _heirs(cls: ast.ClassDef, file: _File) -> list[ast.ClassDef]:
+    others = (node for node in file.named.values() if isinstance(node, ast.ClassDef))
+    return [node for node in others if any(dotted(base) == cls.name for base in node.bases)]
+
+
+def _is_worth_fixing(init: ast.FunctionDef, name: str, value: ast.expr) -> bool:
+    """Whether a constant should stand in the class: nobody ever says it, it is no number, or it
+    decides something. Other numbers read better where they are given."""
+    if dotted(value).startswith("nn."):
+        return True
+    if not isinstance(value, ast.Constant):
+        return False
+    default = _defaults(init).get(name)
+    if default is not None and ast.dump(default) == ast.dump(value):
+        return True
+    if type(value.value) is not int:
+        return True
+    tests = (n.test for n in ast.walk(init) if isinstance(n, ast.If | ast.IfExp))
+    return any(name in _read([test]) for test in tests)
+
+
+def _always_module(init: ast.FunctionDef, name: str) -> None:
+    """The parameter without a default of None, where no other would stand behind one."""
+    defaults = _defaults(init)
+    later = [argument.arg for argument in init.args.args]
+    later = later[: later.index(name)]
+    if name in defaults and not any(before in defaults for before in later):
+        init.args.defaults.pop(0)
+        argument = next(a for a in init.args.args if a.arg == name)
+        argument.annotation = ast.parse(_BUILDER, mode="eval").body
+
+
+def _give(
+    call: ast.Call,
+    given: Mapping[str, ast.expr],
+    left: list[str],
+    defaults: Mapping[str, ast.expr],
+) -> None:
+    """Makes the call give those that are `left`, by name where it did so before."""
+    by_name = {keyword.arg for keyword in call.keywords}
+    call.args, call.keywords = [], []
+    for i, name in enumerate(left):
+        if name not in by_name and len(call.args) == i:
+            if name in defaults and ast.dump(defaults[name]) == ast.dump(given[name]):
+                continue
+            call.args.append(given[name])
+        elif name not in defaults or ast.dump(defaults[name]) != ast.dump(given[name]):
+            call.keywords.append(ast.keyword(name, given[name]))
+
+
+def _without_constant_locals(body: list[ast.stmt]) -> list[ast.stmt]:
+    """The statements with locals that are constants written where they are used."""
+    stored = Counter(
+        node.id
+        for top in body
+        for node in ast.walk(top)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    )
+    known: dict[str, ast.expr] = {}
+    left: list[ast.stmt] = []
+    for statement in body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        if isinstance(target, ast.Name) and stored[target.id] == 1:
+            assert isinstance(statement, ast.Assign)
+            if isinstance(statement.value, ast.Constant):
+                known[target.id] = statement.value
+                continue
+        left.append(statement)
+    return Folder(known, {}).statements(left) if known else left
+
+
+def _is_stored(function: ast.FunctionDef, name: str) -> bool:
+    stored = (n for n in ast.walk(function) if isinstance(n, ast.Name) and n.id == name)
+    return any(not isinstance(node.ctx, ast.Load) for node in stored)
+
+
+def _defaults(init: ast.FunctionDef) -> dict[str, ast.expr]:
+    names = [argument.arg for argument in init.args.args]
+    return dict(zip(reversed(names), reversed(init.args.defaults), strict=False))
+
+
+# ---- what is never used
+
+
+def _fix_attributes(cls: ast.ClassDef, file: _File) -> None:
+    """Attributes that are constants or identities are written where they are read, and those that
+    nobody reads go, with methods that nobody calls."""
+    init = _method(cls, "__init__")
+    outside = {
+        node.attr for node in file.nodes() if isinstance(node, ast.Attribute) and not of_self(node)
+    }
+    family = _heirs(cls, file) or [b for b in cls.bases if dotted(b) in file.named]
+    methods = [node for node in cls.body if isinstance(node, ast.FunctionDef)]
+    if family:
+        return
+    if init is not None:
+        known = _constant_attributes(cls, init, outside)
+        for method in methods:
+            method.body = _Attributes(known).statements(method.body)
+        read = {
+            of_self(node)
+            for method in methods
+            for node in ast.walk(method)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+        }
+        is_plain = dotted(cls.bases[0]) == "nn.Module"
+        init.body = [
+            statement
+            for statement in init.body
+            if not is_plain or _is_needed(statement, {*read, *outside})
+        ]
+    used = {of_self(node) for method in methods for node in ast.walk(method)} | outside
+    cls.body = [
+        node
+        for node in cls.body
+        if not isinstance(node, ast.FunctionDef) or node.name in used or node.name in _NEEDED
+    ]
+    if init is not None and len(without_docstring(init.body)) == 1 and len(init.args.args) == 1:
+        cls.body.remove(init)
+
+
+def _constant_attributes(
+    cls: ast.ClassDef, init: ast.FunctionDef, outside: Collection[str]
+) -> dict[str, ast.expr]:
+    stored = Counter(
+        of_self(node)
+        for node in ast.walk(cls)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    )
+    known: dict[str, ast.expr] = {}
+    for statement in init.body:
+        name, value = _stores(statement)
+        is_fixed = isinstance(value, ast.Constant) or is_identity(value)
+        if value is not None and is_fixed and stored[name] == 1 and name not in outside:
+            known[name] = value
+    return known
+
+
+def _is_needed(statement: ast.stmt, read: Collection[str]) -> bool:
+    """Whether a statement of `__init__` does more than to set an attribute that nobody reads.
+    Modules are kept even so: their weights have names."""
+    name, value = _stores(statement)
+    if not name or name in read:
+        return True
+    return isinstance(value, ast.Call) and not is_identity(value)
+
+
+class _Attributes(Folder):
+    """Folds attributes of `self` that are constants, and calls of those that are identities."""
+
+    def __init__(self, known: Mapping[str, ast.expr]):
+        super().__init__({}, known)
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        known = self.attributes.get(of_self(node.func))
+        if known is not None and is_identity(known):
+            return self.visit(node.args[0])
+        return self.generic_visit(node)  # type: ignore[return-value]
+
+
+def _method(cls: ast.ClassDef, name: str) -> ast.FunctionDef | None:
+    found = (n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    return next(found, None)
+
+
+def _stores(statement: ast.stmt) -> tuple[str, ast.expr | None]:
+    """The attribute of `self` that a statement sets, and to what; nothing for others."""
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+        return of_self(statement.targets[0]), statement.value
+    if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        return of_self(statement.target), statement.value
+    return "", None
+
+
+# ---- text
+
+
+def _unparsed(node: ast.AST) -> str:
+    text = ast.unparse(ast.fix_missing_locations(node))
+    return "\n".join(_bare_tuple(line) for line in text.split("\n"))
+
+
+def _bare_tuple(line: str) -> str:
+    """`a, b = (c, d)` without the brackets."""
+    match = re.fullmatch(r"(\s*)([\w., ]+, [\w.]+) = \((.*)\)", line)
+    if match is None:
+        return line
+    try:
+        value = ast.parse(f"({match[3]})", mode="eval").body
+    except SyntaxError:  # the brackets are not one pair
+        return line
+    is_tuple = isinstance(value, ast.Tuple) and not match[3].startswith("*")
+    return f"{match[1]}{match[2]} = {match[3]}" if is_tuple else line
+
+
+def _imports(nodes: Iterable[ast.Import | ast.ImportFrom], used: Collection[str]) -> str:
+    """The imports of names that are used, in the blocks in which they were written."""
+    blocks: dict[int, list[str]] = {}
+    for node in nodes:
+        module = node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
+        top = module.partition(".")[0]
+        names = [
+            a
+            for a in node.names
+            if top == "__future__" or (a.asname or a.name.partition(".")[0]) in used
+        ]
+        if names:
+            again = copy.copy(node)
+            again.names = names
+            block = {"__future__": 0, "torch": 2}.get(top, 1)
+            blocks.setdefault(block, []).append(_unparsed(again))
+    return "\n\n".join("\n".join(blocks[block]) for block in sorted(blocks))
+
+
+def formatted(source: str) -> str:
+    """The source as Ruff formats it, where Ruff is installed."""
+    ruff = _ruff()
+    if ruff is None:
+        return source
+    command = [ruff, "format", "--isolated", "--line-length", str(LINE_LENGTH), "-"]
+    done = subprocess.run(command, input=source.encode(), capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"exported source cannot be formatted: {done.stderr.decode().strip()}")
+    return done.stdout.decode()
+
+
+@functools.cache
+def _ruff() -> str | None:
+    beside = Path(sys.executable).with_name("ruff")
+    return str(beside) if beside.is_file() else shutil.which("ruff")
