@@ -34,7 +34,7 @@ from space.genes import Flow, Site
 from space.genome import Placed
 
 # Which field of its site tells a part the number of input channels, or of classes.
-_FOLLOWS = {"stem": ("in_channels", "in_channels"), "head": ("classes", "channels")}
+_FOLLOWS = {"stem": ("in_chans", "in_channels"), "head": ("num_classes", "channels")}
 
 MOST_PARAMETERS = 7  # of one function; beyond, parts of different widths get one each
 MOST_INNER = 4  # parameters of a function for what stands inside of parts
@@ -345,10 +345,11 @@ def _shapes(parts: Sequence[Placed], parameters: Collection[str]) -> str:
         inputs = outputs = "C" if outputs == "D" else outputs
     come, go = _beside(site.flow), _beside(part.gives(site))
     if part.category == "stem":
+        inputs = "in_chans" if "in_chans" in parameters else inputs
         there = f"(N, {outputs}, {site.out_height}, {site.out_width}){go}"
         return f"(N, {inputs}, {site.height}, {site.width}) to {there}."
     if part.category == "head":
-        classes = "classes" if "classes" in parameters else str(site.channels)
+        classes = "num_classes" if "num_classes" in parameters else str(site.channels)
         return f"(N, {inputs}, {site.height}, {site.width}){come} to logits (N, {classes})."
     strides = {place.stride for place in sites}
     if inputs == outputs and strides == {1} and come == go:

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,8 @@ from results.inlining import Flattened, flattened
 from results.layout import LINE_LENGTH
 
 ENTRY = "model"  # the function that the file is about; it stays as it is written
-_STAYS = ("Network", "Stage")
+CLASSES = "num_classes"  # a builder with this parameter makes a head
+_STAYS = ("Network", "MixedNetwork")
 _BUILDER = "nn.Module"  # what functions that put modules together say that they return
 _WIDTH = 50  # characters that are as much to read as a line more
 _NEEDED = ("__init__", "forward", "reset_parameters")  # methods that PyTorch calls
@@ -56,7 +58,7 @@ class Compact:
 
 def compacted(source: str) -> Compact:
     """`source` of a network, shorter; it computes the same."""
-    file = _File.read(source)
+    file = _File.read(_shortened(source))
     kept: set[str] = set()
     best = file.flat(kept)
     for name in file.by_use(best.taken_apart):
@@ -100,13 +102,14 @@ class _File:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and dotted(node.func) in builders:
                 node.makes_module = True  # type: ignore[attr-defined]
-        for node in others:
-            if isinstance(node, ast.ClassDef):
-                _prepare(node)
         start = min(tree.body.index(node) for node in definitions)
         end = max(tree.body.index(node) for node in definitions)
         imports = [n for n in tree.body[:start] if isinstance(n, ast.Import | ast.ImportFrom)]
         behind = tree.body.index(imports[-1]) + 1
+        dumps = {node.name: ast.dump(node) for node in others}
+        for node in others:
+            if isinstance(node, ast.ClassDef):
+                _prepare(node)
         return cls(
             text(tree.body[:1]),
             imports,
@@ -115,7 +118,7 @@ class _File:
             {node.name: node for node in others},
             text(tree.body[end + 1 :]),
             {node.name: text([node]) for node in others},
-            {node.name: ast.dump(node) for node in others},
+            dumps,
         )
 
     def by_use(self, classes: Collection[str]) -> list[str]:
@@ -258,21 +261,57 @@ def _as_class(name: str, function: ast.FunctionDef, flat: Flattened) -> ast.Clas
         opening = ast.parse("super().__init__()").body
         init = ast.FunctionDef("__init__", arguments, [*opening, *flat.init], [], returns)
         body = [*body, init]
+    forward = flat.forward
+    if any(argument.arg == CLASSES for argument in arguments.args):
+        forward = _with_pre_logits(flat)
     bases: list[ast.expr] = [ast.parse("nn.Module", mode="eval").body]
-    return ast.ClassDef(name, bases, [], [*body, flat.forward], [])
+    return ast.ClassDef(name, bases, [], [*body, forward], [])
+
+
+def _with_pre_logits(flat: Flattened) -> ast.FunctionDef:
+    """The `forward` of a head, which gives what its classifier reads where that is asked for.
+
+    RuntimeError where the last that happens is not a call of `self.classifier`.
+    """
+    forward = flat.forward
+    last = forward.body[-1]
+    call = last.value if isinstance(last, ast.Return) else None
+    if not isinstance(call, ast.Call) or of_self(call.func) != "classifier":
+        raise RuntimeError("a head must end with a call of its attribute `classifier`")
+    (read,) = call.args
+    values = [value for name, value in map(_stores, flat.init) if name == "classifier"]
+    is_flat = any(isinstance(v, ast.Call) and dotted(v.func).startswith("nn.") for v in values)
+    alone = "x" if is_flat else "x.flatten(2).mean(2)"  # of several classifiers
+    x = ast.Assign([ast.Name("x", ast.Store())], read)
+    ending = ast.parse(f"return {alone} if pre_logits else self.classifier(x)").body
+    body = [*forward.body[:-1], *([] if ast.unparse(read) == "x" else [x]), *ending]
+    arguments = copy.deepcopy(forward.args)
+    arguments.args.append(ast.arg("pre_logits", name_node("bool")))
+    arguments.defaults.append(ast.Constant(False))
+    return ast.FunctionDef("forward", arguments, body, [], forward.returns)
+
+
+def _shortened(source: str) -> str:
+    """The source with no more of each class's docstring than what it is and where it is from."""
+    lines = source.splitlines()
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    for cls in reversed(classes):
+        text, node = ast.get_docstring(cls), cls.body[0]
+        first, *more = (text or "").split("\n\n")
+        said = [first, *(part for part in more if part.startswith("Source"))]
+        if len(said) > len(more):
+            continue
+        short = "\n\n".join(said)
+        short += "" if "\n" not in short else "\n"
+        assert node.end_lineno is not None
+        lines[node.lineno - 1 : node.end_lineno] = textwrap.indent(
+            f'"""{short}"""', "    ", lambda line: bool(line.strip())
+        ).splitlines()
+    return "\n".join(lines) + "\n"
 
 
 def _prepare(cls: ast.ClassDef) -> None:
-    """The class with what an export has no need of left out of its docstring, and with one
-    attribute a line."""
-    if text := ast.get_docstring(cls):
-        first, *more = text.split("\n\n")
-        said = [first, *(part for part in more if part.startswith("Source"))]
-        if len(said) <= len(more):
-            indent = "\n\n    "
-            short = indent.join(part.replace("\n", "\n    ") for part in said)
-            end = "\n    " if len(said) > 1 or "\n" in short else ""
-            cls.body[0] = ast.Expr(ast.Constant(short + end))
+    """The class with one attribute a line."""
     init = _method(cls, "__init__")
     if init is not None:
         init.body = [one for statement in init.body for one in _singly(statement)]
@@ -312,9 +351,10 @@ def _fix_parameters(cls: ast.ClassDef, file: _File) -> None:
             known[name] = name_node(name)
             known[name].makes_module = True  # type: ignore[attr-defined]
             _always_module(init, name)
-        elif len({ast.dump(value) for value in values}) == 1 and not _is_stored(init, name):
-            if _is_worth_fixing(init, name, values[0]):
-                known[name] = values[0]
+            continue
+        is_one = len({ast.dump(value) for value in values}) == 1
+        if is_one and not _is_stored(init, name) and _is_worth_fixing(init, name, values[0]):
+            known[name] = values[0]
     left = [name for name in names if name not in known or isinstance(known[name], ast.Name)]
     if len(left) < len(names):
         defaults = _defaults(init)
@@ -440,9 +480,8 @@ def _fix_attributes(cls: ast.ClassDef, file: _File) -> None:
     outside = {
         node.attr for node in file.nodes() if isinstance(node, ast.Attribute) and not of_self(node)
     }
-    family = _heirs(cls, file) or [b for b in cls.bases if dotted(b) in file.named]
     methods = [node for node in cls.body if isinstance(node, ast.FunctionDef)]
-    if family:
+    if _heirs(cls, file) or any(dotted(base) in file.named for base in cls.bases):
         return
     if init is not None:
         known = _constant_attributes(cls, init, outside)

@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from results.model_file import cost_rows, fact_rows, model_source, safe_name
+from results.compact import Origins
+from results.model_file import cost_rows, fact_rows, model_file, model_source, safe_name
 from space.genome import Genome
 from space.network import build
 from space.onnx_file import INPUT, OUTPUT, require_onnx, write_onnx
@@ -79,16 +80,17 @@ def export_network(
     new = _beside(folder)
     new.mkdir()
     try:
-        _write(new / "model.py", model_source(genome, name, facts))
+        made = model_file(genome, name, facts)
+        _write(new / "model.py", made.text)
         _write(new / "genome.json", json.dumps(genome.to_json(), indent=2) + "\n")
-        verify(new, genome)
+        names = verify(new, genome, made.origins)
         if state is not None:
-            weights = save(dict(state), metadata={"format": "pt"})
+            weights = save(renamed(state, names), metadata={"format": "pt"})
             (new / "weights.safetensors").write_bytes(weights)
         if onnx:
             export_onnx(genome, state, new / "model.onnx")
         files = {path.name for path in new.iterdir()} | {"README.md"}
-        _write(new / "README.md", _readme(genome, name, facts, files))
+        _write(new / "README.md", _readme(genome, name, facts, files, _follow_classes(new)))
         _put_in_place(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -147,24 +149,61 @@ def _checked_state(genome: Genome, state: Mapping[str, Tensor]) -> dict[str, Ten
 # --- verification -------------------------------------------------------------------------------
 
 
-def verify(folder: Path, genome: Genome) -> None:
-    """RuntimeError unless `folder`/model.py is `genome`'s network: parameters, MACs, state-dict
-    keys and shapes (for other classes and input channels too), and the same outputs to the last
-    bit in float32 on the CPU."""
+def verify(folder: Path, genome: Genome, origins: Origins) -> dict[str, str]:
+    """The genome's name of each weight, by its name in `folder`/model.py.
+
+    RuntimeError unless that file is `genome`'s network: parameters, MACs, weights and their shapes
+    (for other classes and input channels too), and the same outputs to the last bit in float32 on
+    the CPU. `origins` are those of the file (`results.model_file`).
+    """
     path = Path(folder) / "model.py"
     module = load_module(path)
     exported, expected = _on_meta(module.model), _on_meta(lambda: build(genome))
-    _compare_shapes(path, exported, expected)
+    names = weight_names(exported, genome, origins)
+    _compare_shapes(path, exported, expected, names)
     cost = genome.cost()
     _compare(path, "PARAMS", module.PARAMS, cost.params)
     _compare(path, "MACS", module.MACS, cost.macs)
     _compare(path, "parameters", sum(p.numel() for p in exported.parameters()), cost.params)
     _compare(path, "MACs", count_macs(exported, genome), cost.macs)
-    for changes in ({"classes": genome.classes + 1}, {"in_channels": genome.in_channels + 1}):
-        other = genome.at(**changes)
+    for theirs, ours in (
+        ({"num_classes": genome.classes + 1}, {"classes": genome.classes + 1}),
+        ({"in_chans": genome.in_channels + 1}, {"in_channels": genome.in_channels + 1}),
+    ):
+        other = genome.at(**ours)
         with torch.device("meta"):
-            _compare_shapes(path, module.model(**changes), build(other))
-    _compare_outputs(path, module.model, genome)
+            _compare_shapes(path, module.model(**theirs), build(other), names)
+    _compare_outputs(path, module.model, genome, names)
+    return names
+
+
+def weight_names(network: nn.Module, genome: Genome, origins: Origins) -> dict[str, str]:
+    """The name that each weight of an exported network has in the genome's own, in the order of
+    the exported one."""
+    found: dict[str, str] = {}
+
+    def follow(module: nn.Module, path: str, origin: str) -> None:
+        moved = origins.get(type(module).__name__, {})
+        for name in (*module._parameters, *module._buffers):
+            found[path + name] = origin + moved.get(name, name)
+        for name, child in module.named_children():
+            follow(child, f"{path}{name}.", f"{origin}{moved.get(name, name)}.")
+
+    for name in ("stem", "head"):
+        follow(network.get_submodule(name), f"{name}.", f"{name}.")
+    for i, stage in enumerate(genome.stages):
+        path = f"stages.{i}"
+        for j, block in network.get_submodule(path).named_children():
+            number = int(j) - (stage.downsample is not None)
+            origin = "downsample" if number < 0 else f"blocks.{number}"
+            follow(block, f"{path}.{j}.", f"{path}.{origin}.")
+    state = network.state_dict()
+    return {name: origin for name, origin in found.items() if name in state}
+
+
+def renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Weights of a genome's network by their names in the exported one (`weight_names`)."""
+    return {name: state[origin] for name, origin in names.items()}
 
 
 def load_module(path: Path) -> ModuleType:
@@ -201,14 +240,18 @@ def _compare(path: Path, what: str, exported: Any, expected: Any) -> None:
         raise RuntimeError(f"{path}: {what} is {exported}, but the genome's network has {expected}")
 
 
-def _compare_shapes(path: Path, exported: nn.Module, expected: nn.Module) -> None:
-    ours, theirs = _shapes(exported), _shapes(expected)
+def _compare_shapes(
+    path: Path, exported: nn.Module, expected: nn.Module, names: Mapping[str, str]
+) -> None:
+    ours = {names.get(name, name): shape for name, shape in _shapes(exported).items()}
+    theirs = _shapes(expected)
     for name in {**theirs, **ours}:
         _compare(path, f"shape of {name}", ours.get(name), theirs.get(name))
-    _compare(path, "order of the state dict", list(ours), list(theirs))
 
 
-def _compare_outputs(path: Path, model: Callable[[], nn.Module], genome: Genome) -> None:
+def _compare_outputs(
+    path: Path, model: Callable[[], nn.Module], genome: Genome, names: Mapping[str, str]
+) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         network, exported = build(genome).eval(), _on_meta(model).eval()
@@ -216,7 +259,7 @@ def _compare_outputs(path: Path, model: Callable[[], nn.Module], genome: Genome)
             # Blocks whose last norm or layer scale starts at zero would otherwise not be seen.
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
         # The same tensors, not copies: the largest published networks have gigabytes of them.
-        exported.load_state_dict(network.state_dict(), assign=True)
+        exported.load_state_dict(renamed(network.state_dict(), names), assign=True)
         images = torch.randn(1, genome.in_channels, genome.resolution, genome.resolution)
         expected, found = network(images), exported(images)
     if not expected.isfinite().all() or not torch.equal(found, expected):
@@ -259,7 +302,13 @@ def _run_onnx(network: nn.Module, path: Path, images: Tensor) -> None:
 # --- README.md ----------------------------------------------------------------------------------
 
 
-def _readme(genome: Genome, name: str, facts: Mapping[str, str], files: set[str]) -> str:
+def _readme(
+    genome: Genome,
+    name: str,
+    facts: Mapping[str, str],
+    files: set[str],
+    classifier: Sequence[str],
+) -> str:
     side, given = genome.resolution, fact_rows(facts)
     rows = [
         ("Input", f"{genome.in_channels} x {side} x {side} pixels"),
@@ -274,7 +323,7 @@ def _readme(genome: Genome, name: str, facts: Mapping[str, str], files: set[str]
         sections.append(_README_SCORE)
     sections += ["## Use", _python(_USE.format(genome)), "`python model.py` checks the numbers."]
     if "weights.safetensors" in files:
-        names = "".join(f"    {json.dumps(key)},\n" for key in _keys_that_follow_classes(genome))
+        names = "".join(f"    {json.dumps(key)},\n" for key in classifier)
         sections += [
             "## Weights",
             "`weights.safetensors` needs `pip install safetensors`:",
@@ -300,10 +349,11 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>&|#!~])", r"\\\1", text)
 
 
-def _keys_that_follow_classes(genome: Genome) -> list[str]:
-    """The parameters whose shape follows the number of classes."""
-    shapes = _shapes(_on_meta(lambda: build(genome)))
-    others = _shapes(_on_meta(lambda: build(genome.at(classes=genome.classes + 1))))
+def _follow_classes(folder: Path) -> list[str]:
+    """The weights whose shape follows the number of classes."""
+    module = load_module(folder / "model.py")
+    shapes = _shapes(_on_meta(module.model))
+    others = _shapes(_on_meta(lambda: module.model(num_classes=module.NUM_CLASSES + 1)))
     return [key for key in shapes if shapes[key] != others.get(key)]
 
 
@@ -336,7 +386,7 @@ import torch
 
 from model import model
 
-network = model()  # model(classes=10) changes the classifier only
+network = model()  # model(num_classes=10) changes the classifier only
 logits = network(torch.randn(2, {0.in_channels}, {0.resolution}, {0.resolution}))"""
 
 _LOAD = """\
@@ -355,7 +405,7 @@ from model import model
 classifier = (
 {names})
 weights = load_file("weights.safetensors")
-network = model(classes=10)
+network = model(num_classes=10)
 kept = {{name: value for name, value in weights.items() if name not in classifier}}
 network.load_state_dict(kept, strict=False)"""
 

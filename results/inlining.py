@@ -126,17 +126,37 @@ class _Work:
         self.taken_apart: set[str] = set()
 
     def whole(self, call: ast.Call) -> Flattened:
+        if dotted(call.func) == "nn.Sequential":
+            return self._whole_chain(call)
         frame = self.frame(call, "")
         function = frame.method("forward")
         wanted = function.args.args[1 : len(function.args.args) - len(function.args.defaults)]
         given: list[ast.expr] = [self.new_local(argument.arg) for argument in wanted]
         result = self.run(frame, function, ast.Call(name_node(function.name), given, []))
+        names = ast.arguments([], [function.args.args[0], *wanted], None, [], [], None, [])
+        signature = ast.FunctionDef("forward", names, [], [], function.returns)
+        return self._written(frame, signature, result, given)
+
+    def _whole_chain(self, call: ast.Call) -> Flattened:
+        """A sequence as a class, where some of its layers can be taken apart."""
+        around, given = _Frame("", []), self.new_local("x")
+        around.attributes["chain"] = call
+        result = self._chain(around, "chain", call, ast.Call(call.func, [given], []), path="")
+        if result is None:
+            raise Unknown("a sequence of layers alone")
+        tensor = name_node("Tensor")
+        arguments = [ast.arg("self"), ast.arg("x", tensor)]
+        names = ast.arguments([], arguments, None, [], [], None, [])
+        signature = ast.FunctionDef("forward", names, [], [], tensor)
+        return self._written(around.frames["chain"], signature, result, [given])
+
+    def _written(
+        self, frame: _Frame, forward: ast.FunctionDef, result: ast.expr, given: Sequence[ast.expr]
+    ) -> Flattened:
         lines = _merged([*self.lines, _Line((), result)])
         _name_locals(lines, [local.id for local in given if isinstance(local, ast.Name)])
-        body: list[ast.stmt] = [_statement(line) for line in lines]
-        init, origins = _init(frame, body)
-        names = ast.arguments([], [function.args.args[0], *wanted], None, [], [], None, [])
-        forward = ast.FunctionDef("forward", names, body, [], function.returns)
+        forward.body = [_statement(line) for line in lines]
+        init, origins = _init(frame, forward.body)
         return Flattened(init, forward, origins, self.taken_apart)
 
     # ---- __init__
@@ -310,7 +330,14 @@ class _Work:
             frame.frames.pop(name, None)
             return None
 
-    def _chain(self, frame: _Frame, name: str, value: ast.Call, call: ast.Call) -> ast.expr | None:
+    def _chain(
+        self,
+        frame: _Frame,
+        name: str,
+        value: ast.Call,
+        call: ast.Call,
+        path: str | None = None,
+    ) -> ast.expr | None:
         """A sequence of which some layers can be taken apart."""
         if len(call.args) != 1 or call.keywords:
             return None
@@ -318,7 +345,7 @@ class _Work:
         if not all(isinstance(layer, ast.Call) for layer in layers):
             return None
         before = len(self.lines)
-        chain = _Frame(_joined(frame.path, name), [])
+        chain = _Frame(_joined(frame.path, name) if path is None else path, [])
         for i, layer in enumerate(layers):
             chain.attributes[str(i)] = layer
             target = self_attribute(_joined(chain.path, str(i)))
@@ -367,7 +394,7 @@ class _InitFolder(Folder):
         if isinstance(function, ast.Attribute) and function.attr == "get_parameter":
             (given,) = found.args
             if of_self(function.value) and isinstance(given, ast.Constant):
-                return ast.Attribute(function.value, given.value, ast.Load())
+                return ast.Attribute(function.value, str(given.value), ast.Load())
         return found
 
 

@@ -12,20 +12,23 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from results.builders import Builders, builders_of
+from results.compact import Origins, compacted
 from results.layout import LINE_LENGTH, Comprehension, Group, Node, flat, lines, with_prefix
-from results.source import Collected, Import, check_names, collect, docstring_of
+from results.network import MixedNetwork, Network
+from results.source import Collected, Import, check_names, collect, summary_of
 from results.writing import Writer, classes_in
 from space.blueprint import Blueprint
+from space.genes import MAP
 from space.genome import Genome, Placed
-from space.network import Network, Stage
 from space.repeats import spans
 
 # Names of model.py itself; a class or constant of a part gives way to them.
 RESERVED = (
-    *("RESOLUTION", "IN_CHANNELS", "CLASSES", "PARAMS", "MACS", "model"),
-    *("classes", "in_channels", "block"),
+    *("RESOLUTION", "IN_CHANS", "NUM_CLASSES", "PARAMS", "MACS", "FEATURES", "model"),
+    *("num_classes", "in_chans", "block"),
 )
 
 # What describes networks must not become part of one.
@@ -46,14 +49,29 @@ def safe_name(name: str) -> str:
     return safe
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """The text of model.py, and of each of its classes the attributes that stand elsewhere in the
+    genome's network (`results.compact`)."""
+
+    text: str
+    origins: Origins
+
+
 def model_source(genome: Genome, name: str, facts: Mapping[str, str] | None = None) -> str:
-    """The text of model.py; `facts` are lines for its reader, such as `{"search": ...}`.
+    """The text of model.py (see `model_file`)."""
+    return model_file(genome, name, facts).text
+
+
+def model_file(genome: Genome, name: str, facts: Mapping[str, str] | None = None) -> ModelFile:
+    """model.py of a genome; `facts` are lines for its reader, such as `{"search": ...}`.
 
     Raises RuntimeError where a part's module is not plain PyTorch, or an argument of it cannot be
     written down.
     """
     blueprints = {placed: placed.part.blueprint(placed.site) for placed in genome.parts()}
-    collected = _collect(blueprints)
+    network = Network if _is_plain(genome) else MixedNetwork
+    collected = _collect(blueprints, network)
     taken = {*collected.names.values(), *collected.bound, *RESERVED}
     builders = builders_of(blueprints, taken)
     writer = Writer(collected.name_of)
@@ -61,10 +79,12 @@ def model_source(genome: Genome, name: str, facts: Mapping[str, str] | None = No
     cost = genome.cost()
     constants = [
         f"RESOLUTION = {genome.resolution}  # pixels, of a square image",
-        f"IN_CHANNELS = {genome.in_channels}",
-        f"CLASSES = {genome.classes}",
+        f"IN_CHANS = {genome.in_channels}",
+        f"NUM_CLASSES = {genome.classes}",
         f"PARAMS = {cost.params:_}",
         f"MACS = {cost.macs:_}  # multiply-adds of one image",
+        "# stage, channels, pixels of the image along a side of one",
+        f"FEATURES = {_features(genome)}",
     ]
     sections = [
         "\n\n".join(
@@ -74,17 +94,32 @@ def model_source(genome: Genome, name: str, facts: Mapping[str, str] | None = No
                 "\n".join(constants),
             ]
         ),
-        _network(genome, calls, collected),
+        _network(genome, calls, collected.name_of(network)),
         *_functions(builders, collected),
         collected.body,
         _MAIN,
     ]
-    source = "\n\n\n".join(sections)
-    check_names(source)
-    return source
+    made = compacted("\n\n\n".join(sections))
+    check_names(made.text)
+    return ModelFile(made.text, made.origins)
 
 
-def _collect(blueprints: Mapping[Placed, Blueprint]) -> Collected:
+def _is_plain(genome: Genome) -> bool:
+    """Whether a map alone goes from stage to stage."""
+    return all(placed.site.flow == MAP for placed in genome.parts())
+
+
+def _features(genome: Genome) -> list[tuple[int, int, int]]:
+    """(stage, channels, reduction) of the last stage at each resolution."""
+    found: dict[int, tuple[int, int, int]] = {}
+    reduction: int = genome.stem.stride  # type: ignore[attr-defined]
+    for i, stage in enumerate(genome.stages):
+        reduction *= stage.stride
+        found[reduction] = (i, stage.channels, reduction)
+    return list(found.values())
+
+
+def _collect(blueprints: Mapping[Placed, Blueprint], network: type) -> Collected:
     """The source of every class that the network uses."""
     classes = [cls for placed, tree in blueprints.items() for cls in classes_in(tree, placed.path)]
     imports = [
@@ -93,7 +128,7 @@ def _collect(blueprints: Mapping[Placed, Blueprint]) -> Collected:
         Import("torch.utils.flop_counter", "FlopCounterMode"),
     ]
     return collect(
-        [*dict.fromkeys(classes), Stage, Network],
+        [*dict.fromkeys(classes), network],
         imports=imports,
         reserved=RESERVED,
         barred=BARRED,
@@ -101,29 +136,25 @@ def _collect(blueprints: Mapping[Placed, Blueprint]) -> Collected:
 
 
 def _functions(builders: Builders, collected: Collected) -> Iterator[str]:
-    """The functions that build the parts, under what the parts' files say of themselves."""
+    """The functions that build the parts; the first of a kind says what it is."""
     said: set[str] = set()
     for function, home in builders.functions:
-        if home not in said and (heading := docstring_of(home)):
-            yield heading
+        about = "" if home in said else summary_of(home)
         said.add(home)
-        yield Writer(collected.name_of).function(function)
+        yield Writer(collected.name_of).function(function, about)
 
 
 _MAIN = """\
 if __name__ == "__main__":
-    # On the meta device nothing is computed, and attention is counted too.
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        model().eval()(torch.empty(1, IN_CHANNELS, RESOLUTION, RESOLUTION))
-    network = model().eval()
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:  # computes nothing
+        model().eval()(torch.empty(1, IN_CHANS, RESOLUTION, RESOLUTION))
+    network, macs = model().eval(), counter.get_total_flops() // 2
     params = sum(parameter.numel() for parameter in network.parameters())
-    macs = counter.get_total_flops() // 2
     print(f"parameters     {params:,}")
     print(f"multiply-adds  {macs:,}")
     if (params, macs) != (PARAMS, MACS):
         raise SystemExit(f"expected {PARAMS:,} parameters and {MACS:,} multiply-adds")
-    with torch.no_grad():
-        logits = network(torch.randn(1, IN_CHANNELS, RESOLUTION, RESOLUTION))
+    logits = network(torch.randn(1, IN_CHANS, RESOLUTION, RESOLUTION))
     print(f"logits         {tuple(logits.shape)}")
 """
 
@@ -154,7 +185,7 @@ def _docstring(genome: Genome, name: str, facts: Mapping[str, str]) -> str:
         "",
         "    from model import model",
         "",
-        "    network = model()  # model(classes=10) changes the classifier only",
+        "    network = model()  # model(num_classes=10) changes the classifier only",
         f"    logits = network(images)  # {shapes}",
         "",
         "`python model.py` counts parameters and multiply-adds and runs one image.",
@@ -188,59 +219,51 @@ def _plain(text: str) -> str:
 # --- the network as one call --------------------------------------------------------------------
 
 
-def _network(genome: Genome, calls: Mapping[str, Group], collected: Collected) -> str:
+def _network(genome: Genome, calls: Mapping[str, Group], network: str) -> str:
     """`def model(...)`; blocks that repeat in a row are said once, with their number."""
     side = genome.resolution
-    network = Group(
-        f"return {collected.name_of(Network)}(",
+    call = Group(
+        f"return {network}(",
         ")",
         [
             with_prefix("stem=", calls["stem"]),
-            Group("stages=[", "]", _stages(genome, calls, collected), packs=False),
+            Group("stages=[", "]", _stages(genome, calls), packs=False),
             with_prefix("head=", calls["head"]),
+            "num_classes=num_classes",
+            "feature_info=FEATURES",
         ],
     )
     return "\n".join(
         [
-            "def model(classes: int = CLASSES, in_channels: int = IN_CHANNELS) -> Network:",
-            f'    """Images (N, in_channels, {side}, {side}) to logits (N, classes)."""',
-            *lines(network, 4),
+            f"def model(num_classes: int = NUM_CLASSES, in_chans: int = IN_CHANS) -> {network}:",
+            f'    """Images (N, in_chans, {side}, {side}) to logits (N, num_classes)."""',
+            *lines(call, 4),
         ]
     )
 
 
-def _stages(genome: Genome, calls: Mapping[str, Group], collected: Collected) -> list[Node]:
+def _stages(genome: Genome, calls: Mapping[str, Group]) -> list[Node]:
     sites = {placed.path: placed.site for placed in genome.parts()}
     stages: list[Node] = []
     for i, stage in enumerate(genome.stages):
         down = f"stages.{i}.downsample"
-        blocks = [f"stages.{i}.blocks.{j}" for j in range(len(stage.blocks))]
-        out = sites[blocks[-1] if blocks else down]
-        node = Group(
-            f"{collected.name_of(Stage)}(",
-            ")",
-            [
-                with_prefix("downsample=", calls.get(down, "None")),
-                with_prefix("blocks=", _blocks([calls[path] for path in blocks])),
-            ],
-            comment=f"# {i}: {out.channels} channels, {out.out_height} x {out.out_width} pixels",
-        )
-        stages.append(node)
+        paths = [f"stages.{i}.blocks.{j}" for j in range(len(stage.blocks))]
+        out = sites[paths[-1] if paths else down]
+        comment = f"# {i}: {out.channels} channels, {out.out_height} x {out.out_width} pixels"
+        first = [calls[down]] if down in calls else []
+        stages.append(_blocks(first, [calls[path] for path in paths], comment))
     return stages
 
 
-def _blocks(calls: Sequence[Group]) -> Node:
+def _blocks(first: Sequence[Group], calls: Sequence[Group], comment: str) -> Group:
     """A list of calls; each gives a module of its own, however often its line is run."""
-    found = list(spans([flat(call) for call in calls]))
-    if len(found) == 1 and found[0][1] > 1:
-        return _repeated(calls[: found[0][0]], found[0][1], "[", "]")
-    items: list[Node] = []
+    items: list[Node] = [*first]
     start = 0
-    for length, times in found:
+    for length, times in spans([flat(call) for call in calls]):
         given = calls[start : start + length]
         items += [_repeated(given, times, "*(", ")")] if times > 1 else given
         start += length * times
-    return Group("[", "]", items, packs=False)
+    return Group("[", "]", items, comment)
 
 
 def _repeated(calls: Sequence[Group], times: int, opening: str, closing: str) -> Comprehension:

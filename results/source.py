@@ -17,7 +17,6 @@ import importlib.util
 import inspect
 import re
 import sys
-import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,6 +25,7 @@ from typing import Any
 
 from results.layout import LINE_LENGTH
 
+PAPERS = 4  # that a summary names, those first that come first
 _PARAMETERS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -425,32 +425,16 @@ def _rewritten(definition: Definition, walk: _Walk, names: Mapping[tuple[str, st
     return b"\n".join(lines).decode()
 
 
-def docstring_of(module: str) -> str:
-    """The docstring of an imported module as a comment, empty where it has none."""
-    lines = (inspect.getdoc(sys.modules[module]) or "").splitlines()
-    comment: list[str] = []
-    while lines:
-        line = lines.pop(0)
-        if len(line) <= LINE_LENGTH - 2:
-            comment.append(line)
-            continue
-        hangs = line.lstrip().startswith("- ")
-        below = _indent(line) + "  " * hangs
-        words = line.split()
-        while lines and lines[0].strip() and _indent(lines[0]) == below:
-            words += lines.pop(0).split()
-        comment += textwrap.wrap(
-            " ".join(words),
-            LINE_LENGTH - 2,
-            initial_indent=_indent(line),
-            subsequent_indent=below,
-            break_on_hyphens=False,
-        )
-    return "\n".join(f"# {line}".rstrip() for line in comment)
-
-
-def _indent(line: str) -> str:
-    return line[: len(line) - len(line.lstrip())]
+def summary_of(module: str) -> str:
+    """The first sentence of an imported module's docstring, with the papers that it names; empty
+    where it has none."""
+    text = inspect.getdoc(sys.modules[module]) or ""
+    first = " ".join(text.partition("\n\n")[0].split())
+    sentence = re.split(r"(?<=[.:;])\s+(?=[A-Z])", first)[0].rstrip(".:;")
+    papers = list(dict.fromkeys(re.findall(r"\b(\d{4}\.\d{4,5})\b", text)))[:PAPERS]
+    said = f" (arXiv {', '.join(papers)})" if papers and "arXiv" not in sentence else ""
+    plain = sentence.replace("\\", "/").replace('"', "'")  # nothing in it can end a string
+    return f"{plain}{said}." if sentence else ""
 
 
 def _references(nodes: Iterable[ast.stmt]) -> list[Reference]:

@@ -70,12 +70,12 @@ class Writer:
 
     name_of: Callable[[type], str]
 
-    def function(self, function: Function) -> str:
-        """Its source."""
+    def function(self, function: Function, about: str = "") -> str:
+        """Its source; `about` stands in front of what it says of itself."""
         typed = [f"{name}: {_annotation(given)}" for name, given in function.parameters.items()]
         head = Group(f"def {function.name}(", ") -> nn.Module:", typed)
         body = with_prefix("return ", self.call(function.tree))
-        return "\n".join([*lines(head), *_docstring(function.says), *lines(body, 4)])
+        return "\n".join([*lines(head), *_docstring(about, function.says), *lines(body, 4)])
 
     def call(self, tree: Blueprint) -> Group:
         """The call that builds the module."""
@@ -119,10 +119,15 @@ def _annotation(column: Column | None) -> str:
     return "int" if column is None or all(type(value) is int for value in column) else "float"
 
 
-def _docstring(text: str) -> list[str]:
-    if not text:
+def _docstring(*texts: str) -> list[str]:
+    said = [line for text in texts if text for line in _wrapped(text)]
+    if not said:
         return []
-    if len(text) + 10 <= LINE_LENGTH:
-        return [f'    """{text}"""']
-    wrapped = textwrap.wrap(f'"""{text}', LINE_LENGTH - 4, break_on_hyphens=False)
-    return [*(f"    {line}" for line in wrapped), '    """']
+    said[0] = f'"""{said[0]}'
+    ends = len(said[-1]) + 4 + 3 <= LINE_LENGTH
+    said = [*said[:-1], f'{said[-1]}"""'] if ends else [*said, '"""']
+    return [f"    {line}" for line in said]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, LINE_LENGTH - 8, break_on_hyphens=False)

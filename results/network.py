@@ -1,0 +1,108 @@
+"""What every exported network is: stem, stages and head, with the interface of timm's models.
+
+An export copies these classes as they are, so they need torch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Network(nn.Module):
+    """Images (N, in_chans, H, W) to logits (N, num_classes), with timm's interface."""
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Sequence[Sequence[nn.Module]],
+        head: nn.Module,
+        num_classes: int,
+        feature_info: Sequence[tuple[int, int, int]],
+    ):
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
+        self.head = head
+        self.num_classes = num_classes
+        self.num_features = feature_info[-1][1]  # channels of `forward_features`
+        self.feature_info = [
+            {"module": f"stages.{stage}", "num_chs": channels, "reduction": reduction}
+            for stage, channels, reduction in feature_info
+        ]
+        self.grad_checkpointing = False
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that decay would only harm: norms, biases, scales."""
+        return {name for name, value in self.named_parameters() if value.ndim <= 1}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trades time for memory: blocks are computed again on the way back."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        return self.head.get_submodule("classifier")
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier, with all else as it was; none for 0 classes."""
+        fresh = type(self.head)(num_classes) if num_classes else nn.Identity()
+        self.num_classes = num_classes
+        self.head.classifier = fresh.get_submodule("classifier") if num_classes else fresh
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Maps (N, num_chs, H / reduction, W / reduction) of those in `feature_info` (all, the last
+        few, or at `indices`); with what `forward_features` gives in front unless they alone are
+        wanted."""
+        names = [str(info["module"]) for info in self.feature_info]
+        count = len(names) if indices is None else indices
+        wanted = names[-count:] if isinstance(count, int) else [names[i] for i in count]
+        x, maps = self.stem(x), []
+        for i, stage in enumerate(self.stages):
+            x = self._run(stage, x)
+            if f"stages.{i}" in wanted:
+                maps.append(self.map_of(x))
+        return maps if intermediates_only else (x, maps)
+
+    def map_of(self, x: Any) -> Tensor:
+        """The map of what goes from stage to stage."""
+        return x
+
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        for block in stage.children():
+            again = self.grad_checkpointing and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return x
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map, (N, num_features, H / reduction, W / reduction)."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = self._run(stage, x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of the last map, or what the classifier reads, (N, F)."""
+        return self.head(x, pre_logits or not self.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class MixedNetwork(Network):
+    """A network in which something travels beside the map, such as class tokens: the map is the
+    first of a tuple."""
+
+    def map_of(self, x: Any) -> Tensor:
+        return x[0] if isinstance(x, tuple) else x
