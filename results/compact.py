@@ -164,8 +164,9 @@ class _File:
                 names[name] = _free(title, used)
                 used.add(names[name])
         for node in self.nodes():
-            if isinstance(node, ast.Name) and node.id in names:
-                node.id = names[node.id]
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Name) and makes_module(node) and called.id in names:
+                called.id = names[called.id]
         for name, title in names.items():
             self.named[name].name = title
             self.entry = re.sub(rf"\b{name}\b(?=\()", title, self.entry)
@@ -480,6 +481,7 @@ def _fix_attributes(cls: ast.ClassDef, file: _File) -> None:
     outside = {
         node.attr for node in file.nodes() if isinstance(node, ast.Attribute) and not of_self(node)
     }
+    _join_reset(cls, file)
     methods = [node for node in cls.body if isinstance(node, ast.FunctionDef)]
     if _heirs(cls, file) or any(dotted(base) in file.named for base in cls.bases):
         return
@@ -507,6 +509,18 @@ def _fix_attributes(cls: ast.ClassDef, file: _File) -> None:
     ]
     if init is not None and len(without_docstring(init.body)) == 1 and len(init.args.args) == 1:
         cls.body.remove(init)
+
+
+def _join_reset(cls: ast.ClassDef, file: _File) -> None:
+    """`reset_parameters` where it is called, if that is in `__init__` alone."""
+    init, reset = _method(cls, "__init__"), _method(cls, "reset_parameters")
+    if init is None or reset is None or dotted(cls.bases[0]) != "nn.Module" or _heirs(cls, file):
+        return
+    calls = [node for node in init.body if ast.unparse(node) == "self.reset_parameters()"]
+    if len(calls) == 1:
+        at = init.body.index(calls[0])
+        init.body[at : at + 1] = without_docstring(reset.body)
+        cls.body.remove(reset)
 
 
 def _constant_attributes(

@@ -39,7 +39,18 @@ from results.folding import (
 
 MERGED = 76  # characters of an expression that takes in the one before it
 _GENERIC = ("x", "y", "z")  # locals that say nothing
-_INDENT = 8
+_ZERO = "start_at_zero"  # the function of `space.layers` that looks for a module's last layer
+# Layers without weights as the functions that they call.
+_FUNCTIONS = {
+    "nn.GELU()": "F.gelu",
+    "nn.ReLU()": "F.relu",
+    "nn.ReLU6()": "F.relu6",
+    "nn.SiLU()": "F.silu",
+    "nn.Hardswish()": "F.hardswish",
+    "nn.Hardsigmoid()": "F.hardsigmoid",
+    "nn.Sigmoid()": "torch.sigmoid",
+    "nn.Tanh()": "torch.tanh",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +324,7 @@ class _Work:
             return None
         if name in frame.frames:
             raise _Again(path)
-        stated = [node for found, node in frame.entries if not found]
+        stated = [node for found, node in frame.entries if not found and not _zeroed(node)]
         if any(of_self(node) == path for top in stated for node in ast.walk(top)):
             return None
         if dotted(value.func) == "nn.Sequential":
@@ -453,8 +464,11 @@ class _Step(Folder):
         name = of_self(node.func)
         if name in self.frame.attributes:
             call = self._arguments(node)
-            if is_identity(self.frame.attributes[name]):
+            value = self.frame.attributes[name]
+            if is_identity(value):
                 return call.args[0]
+            if (written := _FUNCTIONS.get(ast.unparse(value))) and len(call.args) == 1:
+                return ast.Call(ast.parse(written, mode="eval").body, call.args, [])
             found = self.work.child(self.frame, name, call)
             if found is not None:
                 return found
@@ -592,12 +606,45 @@ def _entries(frame: _Frame) -> Iterator[tuple[str, ast.stmt]]:
     for name, node in frame.entries:
         if name in frame.frames:
             yield from _entries(frame.frames[name])
+        elif name:
+            yield _joined(frame.path, name), node
         else:
-            yield (_joined(frame.path, name) if name else ""), node
+            yield "", _with_last_layer(node, frame)
+
+
+def _zeroed(node: ast.stmt) -> str:
+    """`a` for the statement `start_at_zero(self.a)`, nothing for others."""
+    call = node.value if isinstance(node, ast.Expr) else None
+    return (
+        of_self(call.args[0]) if isinstance(call, ast.Call) and dotted(call.func) == _ZERO else ""
+    )
+
+
+def _with_last_layer(node: ast.stmt, frame: _Frame) -> ast.stmt:
+    """`start_at_zero` of the last layer of a module that was taken apart."""
+    path = _zeroed(node)
+    while path:
+        inner = frame.frames.get(path.rpartition("/")[2] if "/" in path else path)
+        if inner is None:
+            break
+        layers = [name for name, made in inner.entries if name and _may_have_weights(made)]
+        frame, path = inner, _joined(inner.path, layers[-1])
+    if not path:
+        return node
+    call = ast.Call(name_node(_ZERO), [self_attribute(path)], [])
+    return ast.Expr(call)
+
+
+def _may_have_weights(node: ast.stmt) -> bool:
+    value = node.value if isinstance(node, ast.Assign) else None
+    if not isinstance(value, ast.Call) or is_identity(value):
+        return False
+    return ast.unparse(value) not in _FUNCTIONS and "Pool" not in dotted(value.func)
 
 
 def _has_weights(value: ast.expr) -> bool:
-    return isinstance(value, ast.Call) and not is_identity(value)
+    is_module = isinstance(value, ast.Call) and not is_identity(value)
+    return is_module and ast.unparse(value) not in _FUNCTIONS
 
 
 def _names(values: Mapping[str, ast.expr]) -> dict[str, str]:

@@ -125,6 +125,7 @@ def _collect(blueprints: Mapping[Placed, Blueprint], network: type) -> Collected
     imports = [
         Import("torch"),
         Import("torch", "nn"),
+        Import("torch.nn.functional", None, "F"),
         Import("torch.utils.flop_counter", "FlopCounterMode"),
     ]
     return collect(
@@ -164,12 +165,7 @@ if __name__ == "__main__":
 
 def _docstring(genome: Genome, name: str, facts: Mapping[str, str]) -> str:
     side = genome.resolution
-    rows = [
-        ("Input", f"{genome.in_channels} x {side} x {side} pixels"),
-        *cost_rows(genome),
-        ("Genome", genome.digest),
-        *fact_rows(facts),
-    ]
+    rows = [*cost_rows(genome), ("Genome", genome.digest), *fact_rows(facts)]
     width = max(len(key) for key, _ in rows) + 2
     lines = [f"{safe_name(name)}: an image classifier in plain PyTorch.", ""]
     for key, value in rows:
@@ -183,12 +179,8 @@ def _docstring(genome: Genome, name: str, facts: Mapping[str, str]) -> str:
     shapes = f"(N, {genome.in_channels}, {side}, {side}) to (N, {genome.classes})"
     lines += [
         "",
-        "    from model import model",
-        "",
         "    network = model()  # model(num_classes=10) changes the classifier only",
         f"    logits = network(images)  # {shapes}",
-        "",
-        "`python model.py` counts parameters and multiply-adds and runs one image.",
     ]
     text = "\n".join(lines).replace('"', "'")  # nothing in it can end the string
     prefix = "r" if "\\" in text else ""
@@ -230,7 +222,7 @@ def _network(genome: Genome, calls: Mapping[str, Group], network: str) -> str:
             Group("stages=[", "]", _stages(genome, calls), packs=False),
             with_prefix("head=", calls["head"]),
             "num_classes=num_classes",
-            "feature_info=FEATURES",
+            "features=FEATURES",
         ],
     )
     return "\n".join(

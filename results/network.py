@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Network(nn.Module):
-    """Images (N, in_chans, H, W) to logits (N, num_classes), with timm's interface."""
+    """Images (N, in_chans, H, W) to logits (N, num_classes), with the methods of timm's models."""
 
     def __init__(
         self,
@@ -22,78 +22,71 @@ class Network(nn.Module):
         stages: Sequence[Sequence[nn.Module]],
         head: nn.Module,
         num_classes: int,
-        feature_info: Sequence[tuple[int, int, int]],
+        features: Sequence[tuple[int, int, int]],
     ):
         super().__init__()
         self.stem = stem
         self.stages = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
         self.head = head
-        self.num_classes = num_classes
-        self.num_features = feature_info[-1][1]  # channels of `forward_features`
+        self.num_classes, self.num_features = num_classes, features[-1][1]
         self.feature_info = [
             {"module": f"stages.{stage}", "num_chs": channels, "reduction": reduction}
-            for stage, channels, reduction in feature_info
+            for stage, channels, reduction in features
         ]
         self.grad_checkpointing = False
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that decay would only harm: norms, biases, scales."""
         return {name for name, value in self.named_parameters() if value.ndim <= 1}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trades time for memory: blocks are computed again on the way back."""
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
         return self.head.get_submodule("classifier")
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier, with all else as it was; none for 0 classes."""
-        fresh = type(self.head)(num_classes) if num_classes else nn.Identity()
+        """A new classifier, none for 0 classes; all else stays."""
+        head = type(self.head)(num_classes or 1)
+        self.head.classifier = head.classifier if num_classes else nn.Identity()
         self.num_classes = num_classes
-        self.head.classifier = fresh.get_submodule("classifier") if num_classes else fresh
+
+    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        for block in stage.children():
+            again = self.grad_checkpointing and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return x
 
     def forward_intermediates(
         self,
         x: Tensor,
         indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        **_: Any,
     ) -> Any:
-        """Maps (N, num_chs, H / reduction, W / reduction) of those in `feature_info` (all, the last
-        few, or at `indices`); with what `forward_features` gives in front unless they alone are
-        wanted."""
-        names = [str(info["module"]) for info in self.feature_info]
+        """Maps (N, num_chs, H / reduction, W / reduction) of those in `feature_info`: all, the
+        last few, or at `indices`; behind what `forward_features` gives, unless they alone."""
+        names = [info["module"] for info in self.feature_info]
         count = len(names) if indices is None else indices
         wanted = names[-count:] if isinstance(count, int) else [names[i] for i in count]
         x, maps = self.stem(x), []
         for i, stage in enumerate(self.stages):
-            x = self._run(stage, x)
+            x = self._stage(stage, x)
             if f"stages.{i}" in wanted:
-                maps.append(self.map_of(x))
+                maps.append(self._map(x))
         return maps if intermediates_only else (x, maps)
 
-    def map_of(self, x: Any) -> Tensor:
-        """The map of what goes from stage to stage."""
-        return x
-
-    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        for block in stage.children():
-            again = self.grad_checkpointing and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+    def _map(self, x: Any) -> Tensor:
         return x
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, (N, num_features, H / reduction, W / reduction)."""
         x = self.stem(x)
         for stage in self.stages:
-            x = self._run(stage, x)
+            x = self._stage(stage, x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of the last map, or what the classifier reads, (N, F)."""
+        """Logits of the last map, or (N, F), which the classifier reads."""
         return self.head(x, pre_logits or not self.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,8 +94,7 @@ class Network(nn.Module):
 
 
 class MixedNetwork(Network):
-    """A network in which something travels beside the map, such as class tokens: the map is the
-    first of a tuple."""
+    """A network where something travels beside the map, such as class tokens."""
 
-    def map_of(self, x: Any) -> Tensor:
+    def _map(self, x: Any) -> Tensor:
         return x[0] if isinstance(x, tuple) else x

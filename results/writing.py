@@ -75,7 +75,9 @@ class Writer:
         typed = [f"{name}: {_annotation(given)}" for name, given in function.parameters.items()]
         head = Group(f"def {function.name}(", ") -> nn.Module:", typed)
         body = with_prefix("return ", self.call(function.tree))
-        return "\n".join([*lines(head), *_docstring(about, function.says), *lines(body, 4)])
+        return "\n".join(
+            [*lines(head), *_docstring(f"{about} {function.says}".strip()), *lines(body, 4)]
+        )
 
     def call(self, tree: Blueprint) -> Group:
         """The call that builds the module."""

@@ -278,6 +278,13 @@ class NormConvolution(nn.Module):
         return self.convolution(self.activation(self.norm(x)))
 
 
+def start_at_zero(branch: nn.Module) -> None:
+    """Sets the last layer with a weight to zero: a sum with the branch starts as the rest."""
+    last = [layer for layer in branch.modules() if hasattr(layer, "weight")][-1]
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+
+
 class ShortcutDownsampling(nn.Module):
     """A branch that starts at zero plus a shortcut: (N, C, H, W) to what both make of it.
 
@@ -288,9 +295,7 @@ class ShortcutDownsampling(nn.Module):
         super().__init__()
         self.branch = branch
         self.shortcut = shortcut
-        last = [layer for layer in branch.modules() if hasattr(layer, "weight")][-1]
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
+        start_at_zero(branch)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.branch(x) + self.shortcut(x)
