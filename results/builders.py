@@ -38,7 +38,8 @@ _FOLLOWS = {"stem": ("in_chans", "in_channels"), "head": ("num_classes", "channe
 
 MOST_PARAMETERS = 7  # of one function; beyond, parts of different widths get one each
 MOST_INNER = 4  # parameters of a function for what stands inside of parts
-SAVED = 300  # characters that such a function must save at least
+SHARED = 80  # characters of what gets such a function, at least
+SAVED = 300  # characters that it must save at least
 LONG_LABELS = 24  # characters of all labels of a kind; longer ones are a second choice
 
 
@@ -189,7 +190,7 @@ def _shared_skeleton(trees: Mapping[Placed, Blueprint], done: Collection[Any]) -
     def is_worth_it(shape: Any) -> bool:
         around, times = places[shape], places[shape].total()
         alone = len(around) > 1 or times > sum(places.get(next(iter(around)), {None: 1}).values())
-        return alone and sizes[shape] > LINE_LENGTH and (times - 1) * sizes[shape] > SAVED
+        return alone and sizes[shape] > SHARED and (times - 1) * sizes[shape] > SAVED
 
     worth = [shape for shape in places if shape not in done and is_worth_it(shape)]
     return min(worth, key=lambda shape: sizes[shape], default=None)

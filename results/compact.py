@@ -99,9 +99,10 @@ class _File:
         entry = next(node for node in definitions if node.name == ENTRY)
         others = [node for node in definitions if node is not entry]
         builders = {node.name for node in definitions if _is_builder(node)}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and dotted(node.func) in builders:
-                node.makes_module = True  # type: ignore[attr-defined]
+        for top in (node for node in definitions if _is_builder(node)):
+            for node in ast.walk(top):
+                if isinstance(node, ast.Call) and dotted(node.func) in builders:
+                    node.makes_module = True  # type: ignore[attr-defined]
         start = min(tree.body.index(node) for node in definitions)
         end = max(tree.body.index(node) for node in definitions)
         imports = [n for n in tree.body[:start] if isinstance(n, ast.Import | ast.ImportFrom)]
@@ -120,6 +121,11 @@ class _File:
             {node.name: text([node]) for node in others},
             dumps,
         )
+
+    @property
+    def bound(self) -> set[str]:
+        """The names that the imports bind."""
+        return {a.asname or a.name.partition(".")[0] for node in self.imports for a in node.names}
 
     def by_use(self, classes: Collection[str]) -> list[str]:
         """Classes in order: the more often they are used, the sooner."""
@@ -199,8 +205,9 @@ class _File:
         before = ""
         while (now := "".join(ast.dump(node) for node in self.named.values())) != before:
             before = now
-            for name, node in self.named.items():
+            for name, node in [*self.named.items()]:
                 if isinstance(node, ast.ClassDef) and name not in _STAYS:
+                    _join_base(node, self)
                     if name not in called:
                         _fix_parameters(node, self)
                     _fix_attributes(node, self)
@@ -346,8 +353,13 @@ def _fix_parameters(cls: ast.ClassDef, file: _File) -> None:
         return
     names = [argument.arg for argument in init.args.args[1:]]
     known: dict[str, ast.expr] = {}
+    more: dict[str, ast.expr] = {}  # names that constants need, which are given from now on
     for name in names:
         values = [given[name] for given in bound]
+        if len(bound) == 1 and (free := _absorbed(init, name, values[0], names, file)) is not None:
+            known[name] = values[0]
+            more.update(free)
+            continue
         if all(makes_module(value) for value in values):
             known[name] = name_node(name)
             known[name].makes_module = True  # type: ignore[attr-defined]
@@ -359,13 +371,44 @@ def _fix_parameters(cls: ast.ClassDef, file: _File) -> None:
     left = [name for name in names if name not in known or isinstance(known[name], ast.Name)]
     if len(left) < len(names):
         defaults = _defaults(init)
+        left = [*(name for name in more if name not in left), *left]
         for call, given in zip(calls, bound, strict=True):
-            _give(call, given, left, defaults)
-        init.args.args = [init.args.args[0], *(a for a in init.args.args[1:] if a.arg in left)]
+            _give(call, {**more, **given}, left, defaults)
+        arguments = {a.arg: a for a in init.args.args[1:]}
+        init.args.args = [
+            init.args.args[0],
+            *(arguments.get(name) or ast.arg(name, name_node("int")) for name in left),
+        ]
         init.args.defaults = [defaults[name] for name in left if name in defaults]
         if not left:
             init.returns = ast.Constant(None)
     init.body = _without_constant_locals(Folder(known, {}).statements(init.body))
+
+
+def _absorbed(
+    init: ast.FunctionDef, name: str, value: ast.expr, names: Collection[str], file: _File
+) -> dict[str, ast.expr] | None:
+    """The names that a module needs which is given to one class alone, and once, so that the class
+    can make it itself; None where it cannot."""
+    made = value.elts if isinstance(value, ast.Tuple) else [value]
+    uses = [n for n in ast.walk(init) if isinstance(n, ast.Name) and n.id == name]
+    if not made or not all(makes_module(one) for one in made) or len(uses) != 1:
+        return None
+    stored = [_stores(statement)[1] for statement in init.body]
+    is_stored = any(
+        use is at or (isinstance(at, ast.Call) and use in at.args) for at in stored for use in uses
+    )
+    known = {*file.named, *file.bound}
+    inner = {
+        n.id for n in ast.walk(value) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)
+    }
+    free = {n.id: n for n in ast.walk(value) if isinstance(n, ast.Name)}
+    free = {
+        n: node for n, node in free.items() if n not in known and n not in inner and n != "range"
+    }
+    if not is_stored or any(n in names or n == "self" for n in free):
+        return None
+    return {n: name_node(n) for n in free}
 
 
 def _calls(cls: ast.ClassDef, file: _File) -> list[ast.Call]:
@@ -509,6 +552,36 @@ def _fix_attributes(cls: ast.ClassDef, file: _File) -> None:
     ]
     if init is not None and len(without_docstring(init.body)) == 1 and len(init.args.args) == 1:
         cls.body.remove(init)
+
+
+def _join_base(cls: ast.ClassDef, file: _File) -> None:
+    """The class with what it has from a class of the file that is nobody else's base."""
+    base = file.named.get(dotted(cls.bases[0])) if len(cls.bases) == 1 else None
+    if not isinstance(base, ast.ClassDef) or base.name in _STAYS or _calls(base, file):
+        return
+    users = [n for n in file.nodes() if isinstance(n, ast.Name) and n.id == base.name]
+    above = [node for node in ast.walk(cls) if ast.unparse(node).startswith("super()")]
+    above = [node for node in above if isinstance(node, ast.Attribute) and node.attr != "__init__"]
+    theirs, ours = _method(base, "__init__"), _method(cls, "__init__")
+    if len(users) != 1 or above or theirs is None:
+        return
+    if ours is None:
+        cls.body.insert(1, theirs)
+    else:
+        calls = [n for n in ours.body if ast.unparse(n).startswith("super().__init__(")]
+        call = calls[0].value if calls and isinstance(calls[0], ast.Expr) else None
+        try:
+            given = bind(theirs, call)  # type: ignore[arg-type]
+        except (Unknown, AttributeError):
+            return
+        if any(name.startswith("**") for name in given):
+            return
+        at = ours.body.index(calls[0])
+        ours.body[at : at + 1] = Folder(given, {}).statements(without_docstring(theirs.body))
+    has = {node.name for node in cls.body if isinstance(node, ast.FunctionDef)}
+    methods = [n for n in base.body if isinstance(n, ast.FunctionDef) and n.name not in has]
+    cls.body += [node for node in methods if node.name != "__init__"]
+    cls.bases = base.bases
 
 
 def _join_reset(cls: ast.ClassDef, file: _File) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeGuard
 
 NONE = ast.Constant(None)
 Scoped = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | ast.Lambda
@@ -114,6 +115,12 @@ class Folder(ast.NodeTransformer):
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         operand = self.visit(node.operand)
+        if (
+            isinstance(operand, ast.UnaryOp)
+            and isinstance(node.op, ast.USub)
+            and isinstance(operand.op, ast.USub)
+        ):
+            return operand.operand
         known = truth(operand) if isinstance(node.op, ast.Not) else None
         return ast.Constant(not known) if known is not None else ast.UnaryOp(node.op, operand)
 
@@ -132,12 +139,21 @@ class Folder(ast.NodeTransformer):
         return found
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        found = ast.BinOp(self.visit(node.left), node.op, self.visit(node.right))
-        sides = (found.left, found.right)
-        if all(isinstance(side, ast.Constant) and type(side.value) is int for side in sides):
-            value = _counted(found.left.value, node.op, found.right.value)  # type: ignore[attr-defined]
-            return found if value is None else ast.Constant(value)
-        return found
+        left, right = self.visit(node.left), self.visit(node.right)
+        if _is_int(left) and _is_int(right):
+            value = _counted(left.value, node.op, right.value)
+            return ast.BinOp(left, node.op, right) if value is None else ast.Constant(value)
+        if isinstance(node.op, ast.FloorDiv) and _is_int(right, 1):
+            return left
+        if isinstance(node.op, ast.Mult) and (_is_int(right, 1) or _is_int(left, 1)):
+            return left if _is_int(right, 1) else right
+        return ast.BinOp(left, node.op, right)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        found = self.generic_visit(node)
+        assert isinstance(found, ast.Subscript)
+        parts = found.slice.elts if isinstance(found.slice, ast.Tuple) else [found.slice]
+        return found.value if all(_takes_all(part) for part in parts) else found
 
     def visit_ListComp(self, node: ast.ListComp) -> ast.expr:
         return self._scoped(node)
@@ -195,6 +211,19 @@ class Folder(ast.NodeTransformer):
             if found and isinstance(found[-1], ast.Return | ast.Raise):
                 break
         return found
+
+
+def _is_int(node: ast.expr, value: int | None = None) -> TypeGuard[ast.Constant]:
+    known = isinstance(node, ast.Constant) and type(node.value) is int
+    return known and (value is None or node.value == value)  # type: ignore[attr-defined]
+
+
+def _takes_all(node: ast.expr) -> bool:
+    """Whether a part of a subscript leaves a dimension as it is: `:`, `::1`, `...`."""
+    if isinstance(node, ast.Slice):
+        step = node.step is None or _is_int(node.step, 1)
+        return node.lower is None and node.upper is None and step
+    return isinstance(node, ast.Constant) and node.value is ...
 
 
 def _compared(left: object, op: ast.cmpop, right: object) -> bool | None:

@@ -50,12 +50,6 @@ class Network(nn.Module):
         self.head.classifier = head.classifier if num_classes else nn.Identity()
         self.num_classes = num_classes
 
-    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
-        for block in stage.children():
-            again = self.grad_checkpointing and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
-        return x
-
     def forward_intermediates(
         self,
         x: Tensor,
@@ -65,25 +59,25 @@ class Network(nn.Module):
     ) -> Any:
         """Maps (N, num_chs, H / reduction, W / reduction) of those in `feature_info`: all, the
         last few, or at `indices`; behind what `forward_features` gives, unless they alone."""
-        names = [info["module"] for info in self.feature_info]
-        count = len(names) if indices is None else indices
-        wanted = names[-count:] if isinstance(count, int) else [names[i] for i in count]
+        taken = self.feature_info
+        if indices is not None:
+            taken = taken[-indices:] if isinstance(indices, int) else [taken[i] for i in indices]
+        wanted = [info["module"] for info in taken]
         x, maps = self.stem(x), []
         for i, stage in enumerate(self.stages):
-            x = self._stage(stage, x)
+            for block in stage.children():
+                again = self.grad_checkpointing and torch.is_grad_enabled()
+                x = checkpoint(block, x, use_reentrant=False) if again else block(x)
             if f"stages.{i}" in wanted:
-                maps.append(self._map(x))
+                maps.append(self.map_of(x))
         return maps if intermediates_only else (x, maps)
 
-    def _map(self, x: Any) -> Tensor:
+    def map_of(self, x: Any) -> Tensor:
         return x
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, (N, num_features, H / reduction, W / reduction)."""
-        x = self.stem(x)
-        for stage in self.stages:
-            x = self._stage(stage, x)
-        return x
+        return self.forward_intermediates(x, ())[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of the last map, or (N, F), which the classifier reads."""
@@ -96,5 +90,5 @@ class Network(nn.Module):
 class MixedNetwork(Network):
     """A network where something travels beside the map, such as class tokens."""
 
-    def _map(self, x: Any) -> Tensor:
+    def map_of(self, x: Any) -> Tensor:
         return x[0] if isinstance(x, tuple) else x

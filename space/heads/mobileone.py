@@ -10,21 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from space import cost, reparameterised, units
 from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, head, number
+from space.heads.pooled import MeanPool, PooledHeadModule
 from space.reparameterised import BRANCH_NORMS
 from space.settings import ACTIVATIONS
 from space.shared import CONTEXTS
-
-
-class MeanClassifier(nn.Linear):
-    """A linear layer on the mean of the map, (N, C, H, W) to (N, classes)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.mean((2, 3)))
 
 
 @head("mobileone")
@@ -44,7 +38,7 @@ class MobileOneHead(Part):
     def blueprint(self, site: Site) -> Blueprint:
         channels = site.in_channels
         width = max(1, units.hidden_channels(channels, self.expansion))
-        return units.sequence(
+        features = units.sequence(
             reparameterised.branches(
                 channels,
                 width,
@@ -55,11 +49,13 @@ class MobileOneHead(Part):
             ),
             reparameterised.squeeze_excite(width, self.squeeze_ratio),
             units.activation(self.activation),
-            blueprint(
-                MeanClassifier,
-                width,
-                site.channels,
-                cost=cost.linear(1, width, site.channels, self.bias),
-                bias=None if self.bias else False,
-            ),
+        )
+        counted = cost.linear(1, width, site.channels, self.bias)
+        bias = None if self.bias else False
+        return blueprint(
+            PooledHeadModule,
+            features=features,
+            pool=blueprint(MeanPool),
+            flatten=blueprint(nn.Flatten),
+            classifier=blueprint(nn.Linear, width, site.channels, cost=counted, bias=bias),
         )
