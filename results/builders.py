@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from results.layout import LINE_LENGTH, flat
+from results.layout import flat
 from results.trees import (
     Column,
     Function,

@@ -37,13 +37,15 @@ from results.inlining import Flattened, flattened
 from results.layout import LINE_LENGTH
 
 ENTRY = "model"  # the function that the file is about; it stays as it is written
+CLASSIFIER = "classifier"  # the attribute of a head that gives the logits
 CLASSES = "num_classes"  # a builder with this parameter makes a head
+_NOTHING: frozenset[str] = frozenset()
 _STAYS = ("Network", "MixedNetwork")
 _BUILDER = "nn.Module"  # what functions that put modules together say that they return
 _WIDTH = 50  # characters that are as much to read as a line more
 _NEEDED = ("__init__", "forward", "reset_parameters")  # methods that PyTorch calls
 
-Definition = ast.FunctionDef | ast.ClassDef
+Definition = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
 Origins = Mapping[str, Mapping[str, str]]
 
 
@@ -95,30 +97,29 @@ class _File:
                 return ""
             return "\n".join(lines[_first_line(nodes[0]) - 1 : nodes[-1].end_lineno])
 
-        definitions = [n for n in tree.body if isinstance(n, Definition)]
-        entry = next(node for node in definitions if node.name == ENTRY)
-        others = [node for node in definitions if node is not entry]
-        builders = {node.name for node in definitions if _is_builder(node)}
-        for top in (node for node in definitions if _is_builder(node)):
+        place = next(i for i, node in enumerate(tree.body) if isinstance(node, ast.FunctionDef))
+        entry = tree.body[place]
+        others = [node for node in tree.body[place + 1 :] if isinstance(node, Definition)]
+        builders = {_name(node) for node in others if _is_builder(node)}
+        for top in (node for node in others if _is_builder(node)):
             for node in ast.walk(top):
                 if isinstance(node, ast.Call) and dotted(node.func) in builders:
                     node.makes_module = True  # type: ignore[attr-defined]
-        start = min(tree.body.index(node) for node in definitions)
-        end = max(tree.body.index(node) for node in definitions)
-        imports = [n for n in tree.body[:start] if isinstance(n, ast.Import | ast.ImportFrom)]
+        end = max(tree.body.index(node) for node in others)
+        imports = [n for n in tree.body[:place] if isinstance(n, ast.Import | ast.ImportFrom)]
         behind = tree.body.index(imports[-1]) + 1
-        dumps = {node.name: ast.dump(node) for node in others}
+        dumps = {_name(node): ast.dump(node) for node in others}
         for node in others:
             if isinstance(node, ast.ClassDef):
                 _prepare(node)
         return cls(
             text(tree.body[:1]),
             imports,
-            text(tree.body[behind:start]),
+            text(tree.body[behind:place]),
             text([entry]),
-            {node.name: node for node in others},
+            {_name(node): node for node in others},
             text(tree.body[end + 1 :]),
-            {node.name: text([node]) for node in others},
+            {_name(node): text([node]) for node in others},
             dumps,
         )
 
@@ -146,9 +147,9 @@ class _File:
         for name, node in self.named.items():
             flat = None
             if isinstance(node, ast.FunctionDef) and _is_builder(node):
-                built = _built(node)
-                if built is not None and dotted(built.func) not in kept:
-                    flat = flattened(copy.deepcopy(built), classes, kept)
+                built, apart = _built(node), _NOTHING if _is_head(node) else kept
+                if built is not None and dotted(built.func) not in apart:
+                    flat = flattened(copy.deepcopy(built), classes, apart, (CLASSIFIER,))
             if flat is None:
                 found.named[name] = copy.deepcopy(node)
                 continue
@@ -174,7 +175,9 @@ class _File:
             if isinstance(called, ast.Name) and makes_module(node) and called.id in names:
                 called.id = names[called.id]
         for name, title in names.items():
-            self.named[name].name = title
+            named = self.named[name]
+            assert isinstance(named, ast.ClassDef)
+            named.name = title
             self.entry = re.sub(rf"\b{name}\b(?=\()", title, self.entry)
         self.named = {names.get(name, name): node for name, node in self.named.items()}
         self.origins = {names[n]: moved for n, moved in self.origins.items() if n in names}
@@ -223,6 +226,14 @@ class _File:
         return "\n\n\n".join([*blocks, self.closing]) + "\n"
 
 
+def _name(node: Definition) -> str:
+    """What a definition is called; a constant by its first name."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    return next(n.id for n in ast.walk(target) if isinstance(n, ast.Name))
+
+
 def _first_line(node: ast.stmt) -> int:
     decorators = getattr(node, "decorator_list", [])
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
@@ -239,6 +250,10 @@ def _read(nodes: Iterable[ast.AST]) -> list[str]:
 def _is_builder(node: ast.stmt) -> bool:
     returns = node.returns if isinstance(node, ast.FunctionDef) else None
     return returns is not None and ast.unparse(returns) == _BUILDER
+
+
+def _is_head(function: ast.FunctionDef) -> bool:
+    return any(argument.arg == CLASSES for argument in function.args.args)
 
 
 def _built(function: ast.FunctionDef) -> ast.Call | None:
@@ -270,7 +285,7 @@ def _as_class(name: str, function: ast.FunctionDef, flat: Flattened) -> ast.Clas
         init = ast.FunctionDef("__init__", arguments, [*opening, *flat.init], [], returns)
         body = [*body, init]
     forward = flat.forward
-    if any(argument.arg == CLASSES for argument in arguments.args):
+    if _is_head(function):
         forward = _with_pre_logits(flat)
     bases: list[ast.expr] = [ast.parse("nn.Module", mode="eval").body]
     return ast.ClassDef(name, bases, [], [*body, forward], [])
@@ -550,8 +565,10 @@ def _fix_attributes(cls: ast.ClassDef, file: _File) -> None:
         for node in cls.body
         if not isinstance(node, ast.FunctionDef) or node.name in used or node.name in _NEEDED
     ]
-    if init is not None and len(without_docstring(init.body)) == 1 and len(init.args.args) == 1:
-        cls.body.remove(init)
+    if init is not None and len(init.args.args) == 1:
+        done = [ast.unparse(statement) for statement in without_docstring(init.body)]
+        if done == ["super().__init__()"]:
+            cls.body.remove(init)
 
 
 def _join_base(cls: ast.ClassDef, file: _File) -> None:
@@ -653,8 +670,24 @@ def _stores(statement: ast.stmt) -> tuple[str, ast.expr | None]:
 
 
 def _unparsed(node: ast.AST) -> str:
+    """Source of a statement, where `ast.unparse` writes what Ruff would not."""
     text = ast.unparse(ast.fix_missing_locations(node))
-    return "\n".join(_bare_tuple(line) for line in text.split("\n"))
+    for call in (n for n in ast.walk(node) if isinstance(n, ast.Call) and len(n.args) == 1):
+        if isinstance(call.args[0], ast.GeneratorExp) and not call.keywords:
+            alone = ast.unparse(call.args[0])
+            text = text.replace(f"({alone})", alone)
+    return "\n".join(_broken(_bare_tuple(line)) for line in text.split("\n"))
+
+
+def _broken(line: str) -> str:
+    """A line with a message that is too long, as a message in two pieces."""
+    match = re.fullmatch(r"(\s*raise \w+\(f)(['\"])(.*)\2\)", line)
+    if match is None or len(line) <= LINE_LENGTH - 4:
+        return line
+    start, quote, message = match[1], match[2], match[3]
+    at = message.rfind(", ", 0, LINE_LENGTH - len(start)) + 2
+    first, second = message[:at], message[at:]
+    return f"{start}{quote}{first}{quote} f{quote}{second}{quote})" if at > 1 else line
 
 
 def _bare_tuple(line: str) -> str:

@@ -149,13 +149,14 @@ def _checked_state(genome: Genome, state: Mapping[str, Tensor]) -> dict[str, Ten
 # --- verification -------------------------------------------------------------------------------
 
 
-def verify(folder: Path, genome: Genome, origins: Origins) -> dict[str, str]:
+def verify(folder: Path, genome: Genome, origins: Origins | None = None) -> dict[str, str]:
     """The genome's name of each weight, by its name in `folder`/model.py.
 
     RuntimeError unless that file is `genome`'s network: parameters, MACs, weights and their shapes
     (for other classes and input channels too), and the same outputs to the last bit in float32 on
-    the CPU. `origins` are those of the file (`results.model_file`).
+    the CPU. `origins` are those of the file (`results.model_file`), made again unless given.
     """
+    origins = model_file(genome, "model").origins if origins is None else origins
     path = Path(folder) / "model.py"
     module = load_module(path)
     exported, expected = _on_meta(module.model), _on_meta(lambda: build(genome))

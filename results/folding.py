@@ -69,6 +69,16 @@ def is_none(node: ast.expr) -> bool | None:
     return False if truth(node) else None
 
 
+_TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.Gt,
+    ast.Gt: ast.Lt,
+    ast.LtE: ast.GtE,
+    ast.GtE: ast.LtE,
+    ast.Eq: ast.Eq,
+    ast.NotEq: ast.NotEq,
+}
+
+
 class Folder(ast.NodeTransformer):
     """Replaces names and attributes of `self` by what they are known to be, and folds.
 
@@ -97,7 +107,8 @@ class Folder(ast.NodeTransformer):
         test = self.visit(node.test)
         known = truth(test)
         if known is None:
-            return ast.IfExp(test, self.visit(node.body), self.visit(node.orelse))
+            body, orelse = self.visit(node.body), self.visit(node.orelse)
+            return body if ast.dump(body) == ast.dump(orelse) else ast.IfExp(test, body, orelse)
         return self.visit(node.body if known else node.orelse)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
@@ -136,12 +147,14 @@ class Folder(ast.NodeTransformer):
         if isinstance(left, ast.Constant) and isinstance(right, ast.Constant):
             held = _compared(left.value, op, right.value)
             return found if held is None else ast.Constant(held)
+        if isinstance(left, ast.Constant) and type(op) in _TURNED:
+            return ast.Compare(right, [_TURNED[type(op)]()], [left])
         return found
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         left, right = self.visit(node.left), self.visit(node.right)
         if _is_int(left) and _is_int(right):
-            value = _counted(left.value, node.op, right.value)
+            value = _counted(int(left.value), node.op, int(right.value))  # type: ignore[arg-type]
             return ast.BinOp(left, node.op, right) if value is None else ast.Constant(value)
         if isinstance(node.op, ast.FloorDiv) and _is_int(right, 1):
             return left

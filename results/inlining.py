@@ -67,14 +67,17 @@ class Flattened:
 Classes = Mapping[str, ast.ClassDef]
 
 
-def flattened(call: ast.Call, classes: Classes, kept: Collection[str]) -> Flattened | None:
+def flattened(
+    call: ast.Call, classes: Classes, kept: Collection[str], whole: Collection[str] = ()
+) -> Flattened | None:
     """What a module is made of and does, as one class; None where its class has to stay.
 
-    `classes` are those of the file; those in `kept` stay modules wherever they stand.
+    `classes` are those of the file; those in `kept` stay modules wherever they stand, and so do
+    attributes that are called as one of `whole`.
     """
     held: set[str] = set()
     while True:
-        work = _Work(classes, kept, held)
+        work = _Work(classes, kept, held, whole)
         try:
             return work.whole(call)
         except _Again as again:
@@ -128,10 +131,13 @@ class _Frame:
 class _Work:
     """Takes one module apart; `held` are the paths of those below it that must not be."""
 
-    def __init__(self, classes: Classes, kept: Collection[str], held: set[str]):
+    def __init__(
+        self, classes: Classes, kept: Collection[str], held: set[str], whole: Collection[str]
+    ):
         self.classes = classes
         self.kept = kept
         self.held = set(held)
+        self.whole_names = whole
         self.lines: list[_Line] = []
         self.count = 0
         self.taken_apart: set[str] = set()
@@ -320,7 +326,8 @@ class _Work:
         """What a call of the module `self.name` gives where that is taken apart, else None."""
         value = frame.attributes[name]
         path = _joined(frame.path, name)
-        if not isinstance(value, ast.Call) or path in self.held:
+        is_held = path in self.held or name in self.whole_names
+        if not isinstance(value, ast.Call) or is_held:
             return None
         if name in frame.frames:
             raise _Again(path)
@@ -372,7 +379,7 @@ class _Work:
                 passed = self._emit("x", x, is_passing=True)
             inner = self.child(chain, str(i), ast.Call(self_attribute(str(i)), [passed], []))
             opened = opened or inner is not None
-            x = inner or ast.Call(self_attribute(_joined(chain.path, str(i))), [passed], [])
+            x = inner or _called(layer, _joined(chain.path, str(i)), [passed])
         if not opened:
             del self.lines[before:]
             return None
@@ -407,6 +414,18 @@ class _InitFolder(Folder):
             if of_self(function.value) and isinstance(given, ast.Constant):
                 return ast.Attribute(function.value, str(given.value), ast.Load())
         return found
+
+
+def _called(
+    value: ast.expr,
+    path: str,
+    arguments: Sequence[ast.expr],
+    keywords: Sequence[ast.keyword] = (),
+) -> ast.Call:
+    """A call of the module at `path`, or of the function that it calls."""
+    function = _FUNCTIONS.get(ast.unparse(value))
+    called = ast.parse(function, mode="eval").body if function else self_attribute(path)
+    return ast.Call(called, [*arguments], [*keywords])
 
 
 def _owns_parameters(cls: ast.ClassDef) -> bool:
@@ -467,13 +486,10 @@ class _Step(Folder):
             value = self.frame.attributes[name]
             if is_identity(value):
                 return call.args[0]
-            if (written := _FUNCTIONS.get(ast.unparse(value))) and len(call.args) == 1:
-                return ast.Call(ast.parse(written, mode="eval").body, call.args, [])
             found = self.work.child(self.frame, name, call)
             if found is not None:
                 return found
-            module = self_attribute(_joined(self.frame.path, name))
-            return ast.Call(module, call.args, call.keywords)
+            return _called(value, _joined(self.frame.path, name), call.args, call.keywords)
         if name:
             return self.work.run(self.frame, self.frame.method(name), self._arguments(node))
         return self._arguments(node, self.visit(node.func))
@@ -684,10 +700,11 @@ def _words(path: str, value: ast.expr) -> list[str]:
         step
         for i, step in enumerate(steps)
         if not step.isdigit() and (step not in _EMPTY or i == len(steps) - 1)
-    ] or steps[:1]
+    ]
     if path.split("/")[-1].isdigit() and isinstance(value, ast.Call):
         cls = dotted(value.func).rpartition(".")[2]
         words.append(_KINDS.get(cls) or "_".join(_split(cls)))
+    words = words or ["layer"]
     if words[-1] in ("weight", "bias") and len(words) > 1:  # a parameter of what was a module
         words[-2:] = [f"{words[-2]}_{words[-1]}"]
     return words
