@@ -24,6 +24,7 @@ class Row:
     controller that proposed the candidate, or, as `preset:convnext_t`, the published network that
     it was made of. `costs` are those beside MACs and parameters that the search limited or wanted
     small, by column (`space.budget.MeasuredCost`): predicted latencies in ms, memory in bytes.
+    `details` are further numbers of the scorer, such as the `images` that the score rests on.
     """
 
     order: int
@@ -41,6 +42,7 @@ class Row:
     origin: str
     error: str | None
     costs: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, float] = field(default_factory=dict)
 
     def cost(self, name: str) -> float:
         """MACs, parameters, or one of `costs`; ValueError, with what there is, for another."""
