@@ -29,6 +29,7 @@ from space.objectives import SCORE
 EXAMPLE = "sqlite:///studies.db"
 _OURS = "chimera"  # the attribute of a study that says it is a copy, with the number of the format
 _FORMAT = 1
+_MISSING = (-1, -1)
 # Where every Optuna, and optuna-dashboard, looks for constraints: a list of numbers. A trial is
 # feasible where none of them is above 0.
 _CONSTRAINTS = "constraints"
@@ -126,13 +127,15 @@ class StudyCopy:
             for variable in variables
         ]
         self._objectives = tuple(objectives)
+        self._directions = ["maximize" if name == SCORE else "minimize" for name in objectives]
         self._about = {
-            _OURS: _FORMAT,
+            **about,
             "objectives": list(objectives),
             "constraints": list(constraints),
-            **about,
+            _OURS: _FORMAT,  # the last: where it stands, all does
         }
         self._study: optuna.Study | None = None
+        self._opened: tuple[int, int] | None = None  # the file of the study
 
     def known(self) -> list[str]:
         """The digests of the trials that are there, in their order; none where there is no such
@@ -147,7 +150,12 @@ class StudyCopy:
     def add(self, entries: Sequence[Entry]) -> None:
         """Adds trials, one transaction each; makes the study where it is not there."""
         with self._errors():
-            study = self._study = self._found() or self._make()
+            study = self._study = self._found() or optuna.create_study(
+                study_name=self.name, storage=self.url, directions=self._directions
+            )
+            self._opened = self._file()
+            if _OURS not in study.user_attrs:
+                self._describe(study)
             for entry in entries:
                 study.add_trial(self._trial(entry))
 
@@ -156,32 +164,43 @@ class StudyCopy:
 
     def _found(self) -> optuna.Study | None:
         """The study, where it is there; nothing is made, not even an empty file."""
-        if self._study is not None:
+        wanted = list(self._objectives)
+        file = self._file()
+        if self._study is not None and file == self._opened:
             return self._study
-        url = make_url(self.url)
-        if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        self._study, self._opened = None, file
+        if file == _MISSING:
             return None
         try:
             study = optuna.load_study(study_name=self.name, storage=self.url)
         except KeyError:
             return None
-        if study.user_attrs.get(_OURS) != _FORMAT:
+        said = study.user_attrs
+        # One without trials may be ours that was killed while it was made.
+        if said.get(_OURS) != _FORMAT and (_OURS in said or study.get_trials(deepcopy=False)):
             raise Foreign(f"{self._which()} is there already, and is no copy of a search")
-        if study.user_attrs.get("objectives") != list(self._objectives):
+        directions = [direction.name.lower() for direction in study.directions]
+        if directions != self._directions or said.get("objectives", wanted) != wanted:
             raise Foreign(f"{self._which()} has other objectives")
         self._study = study
         return study
 
-    def _make(self) -> optuna.Study:
-        study = optuna.create_study(
-            study_name=self.name,
-            storage=self.url,
-            directions=["maximize" if name == SCORE else "minimize" for name in self._objectives],
-        )
+    def _file(self) -> tuple[int, int] | None:
+        """What tells the file of SQLite from another at its place: one that was removed can be read
+        and written for as long as it is open. None for a server."""
+        url = make_url(self.url)
+        if url.get_backend_name() != "sqlite":
+            return None
+        try:
+            found = Path(url.database or "").stat()
+        except OSError:
+            return _MISSING
+        return found.st_dev, found.st_ino
+
+    def _describe(self, study: optuna.Study) -> None:
+        study.set_metric_names(list(self._objectives))
         for key, value in self._about.items():
             study.set_user_attr(key, value)
-        study.set_metric_names(list(self._objectives))
-        return study
 
     def _trial(self, entry: Entry) -> FrozenTrial:
         active = self._active(entry.row)
