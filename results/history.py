@@ -85,6 +85,7 @@ class Run:
       where the budget limits no latency.
     - `trust`: the trust card (`results.trust_card`), None where the scores are unchecked;
       `trust_command`: what checks them.
+    - `similarity`: how alike the finalists are (`results.similarity`), None where nobody looked.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Run:
     by_chance: Sequence[Row] = ()
     latencies: Mapping[str, Any] = field(default_factory=dict)
     trust: Mapping[str, Any] | None = None
+    similarity: Mapping[str, Any] | None = None
     trust_command: str = "python run_search.py trust RUN"
     target: str | None = None
     objectives: Sequence[str] = ("score", "macs")

@@ -17,6 +17,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -127,7 +128,10 @@ class StudyCopy:
             for variable in variables
         ]
         self._objectives = tuple(objectives)
-        self._directions = ["maximize" if name == SCORE else "minimize" for name in objectives]
+        self._directions = [
+            StudyDirection.MAXIMIZE if name == SCORE else StudyDirection.MINIMIZE
+            for name in objectives
+        ]
         self._about = {
             **about,
             "objectives": list(objectives),
@@ -179,8 +183,7 @@ class StudyCopy:
         # One without trials may be ours that was killed while it was made.
         if said.get(_OURS) != _FORMAT and (_OURS in said or study.get_trials(deepcopy=False)):
             raise Foreign(f"{self._which()} is there already, and is no copy of a search")
-        directions = [direction.name.lower() for direction in study.directions]
-        if directions != self._directions or said.get("objectives", wanted) != wanted:
+        if study.directions != self._directions or said.get("objectives", wanted) != wanted:
             raise Foreign(f"{self._which()} has other objectives")
         self._study = study
         return study

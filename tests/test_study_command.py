@@ -109,7 +109,10 @@ def test_a_finished_run_is_copied(live, tmp_path, command):
     said = command("optuna", ended.folder, "--storage", url(other), "--json")
     assert said.code == 0, said.err
     assert json.loads(said.out) == {
-        **{"study": "live", "storage": url(other), "trials": 12, "added": 12},
+        "study": "live",
+        "storage": url(other),
+        "trials": 12,
+        "added": 12,
     }
     for one, two in zip(load(storage, "live").trials, load(other, "live").trials, strict=True):
         for what in ("params", "values", "distributions", "user_attrs", "system_attrs", "state"):
