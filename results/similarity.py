@@ -26,14 +26,13 @@ FORMAT = 1
 SHOWN = 5  # networks whose layers are drawn: 15 pairs
 _SURE = 1.96  # standard deviations on either side of 0 that hold 95%
 _ENTRIES = {"format", "networks", "cka", "kappa", "kappa_by_chance", "about"}
-_STRONG = 0.55  # from which on a cell is so dark that its number is light
 
 MEANING = (
     "CKA compares what two layers make of the same images: 1 where they see the same images as "
     "alike, 0 where the one says nothing of the other; rotating or scaling a layer's features does "
-    "not change it. Kappa compares whom the networks get wrong: 1 where it is the same images, 0 "
-    "where no more of them than two independent networks of these accuracies would share, below 0 "
-    "where fewer."
+    "not change it. Kappa compares on which images two networks err: 1 where on the same ones, 0 "
+    "where they share no more than independent networks of these accuracies would, below 0 where "
+    "they share fewer."
 )
 
 Similarity = Mapping[str, Any]
@@ -147,8 +146,7 @@ def section(found: Similarity | None) -> dict[str, Any] | None:
         "names": [net["name"] for net in networks],
         "kappa": [
             {
-                "name": net["name"],
-                "accuracy": net["accuracy"],
+                "name": f"{net['name']}, right on {net['accuracy']:.1%}",
                 "cells": [_cell(value) for value in row],
             }
             for net, row in zip(networks, found["kappa"], strict=True)
@@ -194,6 +192,6 @@ def _brief(layer: str) -> str:
 
 
 def _cell(value: float | None) -> dict[str, Any]:
-    """A number, and how dark its cell is."""
+    """A number, and how much colour its cell has, in percent."""
     shade = 0.0 if value is None else min(1.0, max(0.0, value))
-    return {"text": number(value), "shade": round(100 * shade), "strong": shade >= _STRONG}
+    return {"text": number(value), "shade": round(100 * shade)}
