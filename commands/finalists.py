@@ -36,7 +36,7 @@ from commands.alone import (
     recipe,
     shared_images,
 )
-from commands.finish import report_again
+from commands.finish import report_anew
 from commands.job import Job, gpus_of_worker
 from commands.search import read_data, read_environment
 from commands.settle import Measurements, latency_limits, within
@@ -115,7 +115,7 @@ def _finalists(options: argparse.Namespace, console: Console) -> int:
             f"is of the others is in {final.folder.finalists}"
         )
     alike = compare_finished(final, networks, ladder, console)
-    report_again(final.folder, final.job, final.settings, final.rows)
+    report_anew(final.folder, final.job, final.settings, final.rows)
     shown = [*show(final.folder, plain), *similarity.sentences(alike)]
     console.result({"folder": str(final.folder.path), **plain}, shown)
     return 0

@@ -185,7 +185,7 @@ def make_run(
     )
 
 
-def report_again(
+def report_anew(
     folder: RunFolder, job: Job, settings: Settings, rows: Sequence[Row] | None = None
 ) -> None:
     """Writes the report anew, with what has come to the folder since, if the run has come so far as

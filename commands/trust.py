@@ -34,7 +34,7 @@ from commands.alone import (
     recipe,
     shared_images,
 )
-from commands.finish import keep_training, report_again
+from commands.finish import keep_training, report_anew
 from commands.job import Job, make_runner
 from commands.promising import FEW_IMAGES, few_images, parts_of, scores_without_training
 from commands.search import read_data, read_environment
@@ -102,8 +102,7 @@ def _trust(options: argparse.Namespace, console: Console) -> int:
         run.trainer.close()
     plain = card.to_plain()
     write_card(run.folder, plain)
-    keep_training(run.folder, run.trainer)
-    report_again(run.folder, run.job, run.settings)
+    report_again(run)
     console.result({"folder": str(run.folder.path), **plain}, show(run.folder, plain))
     return 0
 
@@ -542,3 +541,9 @@ def _figures(network: Chosen, scored: Scored, outcomes: Sequence[Outcome]) -> Ne
         seconds=sum(outcome["seconds"] for outcome in outcomes),
         problem=scored.error or (problems[0] if problems else None),
     )
+
+
+def report_again(run: OpenRun) -> None:
+    """Writes the report with the card in it, if the run has come so far as to have one."""
+    keep_training(run.folder, run.trainer)
+    report_anew(run.folder, run.job, run.settings)

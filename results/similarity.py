@@ -115,10 +115,12 @@ def by_chance(found: Similarity) -> str:
     known = [found["kappa_by_chance"][i][j] for i, j in pairs]
     spread = max((value for value in known if value is not None), default=None)
     chance = "" if spread is None else f" (by chance, ±{_SURE * spread:.2f} in 95% of cases)"
+    seen = f"{about['cka_images']:,} of them"
+    if about["cka_images"] == about["images"]:
+        seen = "the same ones"
     return (
-        f"Kappa is of {about['images']:,} {about['split']} images{chance}, CKA of "
-        f"{about['cka_images']:,} of them, by the unbiased estimator over minibatches of up to "
-        f"{about['minibatch']}."
+        f"Kappa is of {about['images']:,} {about['split']} images{chance}, CKA of {seen}, by the "
+        f"unbiased estimator over minibatches of up to {about['minibatch']}."
     )
 
 

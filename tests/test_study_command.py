@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 from optuna.trial import TrialState
 
 from commands import study as study_command
+from commands.settle import Measurements, latency_limits, within
 from commands.study import Mirror
 from evaluator.interfaces import Result
-from results.run_folder import RunFolder
+from evaluator.interleaved import Timing
+from results.console import Console
+from results.run_folder import RunFolder, front_of
 from results.store import Store
 from search import optuna_mirror
 from space.files import load_space
@@ -220,6 +227,50 @@ def test_a_storage_that_is_removed_is_made_again(live, tmp_path):
         mirror.follow(store, now=True)
     assert len(load(storage, "live").trials) == 12
     assert len(said) == 1
+
+
+def test_two_processes_at_a_time(live, tmp_path):
+    folder = RunFolder(Path(shutil.copytree(live[0].folder, tmp_path / "live")))
+    storage, quiet = url(tmp_path / "x.db"), Console(quiet=True)
+    job = study_command.readable_job(folder, quiet)
+    Mirror(folder, job, storage, quiet).catch_up(Store(tmp_path / "empty.sqlite"))
+
+    def copy(_):
+        with Store(folder.database, readonly=True) as store:
+            return Mirror(folder, job, storage, quiet).catch_up(store)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(copy, range(4)))
+    assert sorted(found) == [(0, 12), (12, 12), (12, 12), (12, 12)]
+    assert digests(load(tmp_path / "x.db", "live")) == digests(load(live[1], "live"))
+
+
+def test_measured_latencies_are_constraints(live, tmp_path):
+    """What was measured over the budget is not feasible, as it is not on our front."""
+    folder = RunFolder(Path(shutil.copytree(live[0].folder, tmp_path / "live")))
+    config = yaml.safe_load(folder.config.read_text())
+    config |= {"budget": "1MFLOPs,5ms@cpu", "objectives": ["score", "macs"]}
+    folder.write_config(config)
+    job = study_command.readable_job(folder, Console(quiet=True))
+    (limit,) = latency_limits(job)
+    with contextlib.closing(sqlite3.connect(folder.database)) as database, database:
+        costs = json.dumps({limit.column: 4.0})
+        database.execute("UPDATE candidates SET costs = ?", (costs,))
+    rows = rows_of(folder.path)
+    over = max(front_of(rows), key=lambda row: row.score)
+    known = Measurements(folder.measured)
+    known.add(limit.column, {over.digest: Timing(6.0, 5.9, 6.1, 1.0)})
+    mirror = Mirror(folder, job, url(tmp_path / "x.db"), Console(quiet=True))
+    with Store(folder.database, readonly=True) as store:
+        mirror.catch_up(store)
+    study = load(tmp_path / "x.db", "live")
+    assert study.user_attrs["constraints"] == ["macs", limit.column]
+    for trial in study.trials:
+        excess = 0.2 if trial.user_attrs["digest"] == over.digest else -0.2
+        assert trial.system_attrs["constraints"][1] == pytest.approx(excess)
+    inside = front_of(within(rows, known, [limit]))
+    assert over.digest not in {row.digest for row in inside}
+    assert {tuple(t.values) for t in study.best_trials} == {(r.score, r.macs) for r in inside}
 
 
 # ---- what is refused, before anything is written
