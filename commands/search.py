@@ -21,7 +21,6 @@ from commands.settle import settle
 from commands.study import (
     Mirror,
     Mirrored,
-    check_storage,
     make_mirror,
     remember,
     storage_of,
@@ -69,9 +68,7 @@ def _run(options: argparse.Namespace, console: Console, aside: Path) -> int:
         check_place(folder, options.name)
         if first and not options.dry_run:
             folder.check_new()
-    storage = storage_of(options, folder)
-    if storage is not None:
-        check_storage(storage)
+    storage = storage_of(options, folder, console)
     profiles = aside if options.resume is None else folder.profiles
     job = Job(settings, profiles=profiles, console=console)
     job.check_training()

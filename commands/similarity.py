@@ -138,13 +138,14 @@ def _look(
     """
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     compared = min(len(images), CKA_IMAGES)
-    rest = order[compared:].split(BATCH)
-    parts = [*order[:compared].split(batch_sizes(compared, BATCH)), *rest]
+    parts = [*order[:compared].split(batch_sizes(compared, BATCH))]
+    last = len(parts)  # of those that CKA is of
+    parts += order[compared:].split(BATCH) if compared < len(images) else []
     right = torch.zeros(len(networks), len(images), dtype=torch.bool)
     cka, done = MinibatchCKA(), 0
     for place, part in enumerate(parts):
         pixels = normalise(images[part].to(job.device), data.mean, data.std)
-        wanted = place < len(parts) - len(rest)
+        wanted = place < last
         grams: list[Tensor] = []
         for i, network in enumerate(networks):
             own: dict[int, Tensor] = {}

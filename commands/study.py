@@ -289,28 +289,40 @@ class Mirrored:
 # ---- which storage a run is copied to
 
 
-def storage_of(options: argparse.Namespace, folder: RunFolder) -> str | None:
-    """That of the command line, or the one that a run which goes on was copied to before."""
-    if options.optuna_storage is not None or options.resume is None:
-        return options.optuna_storage
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(folder.mirror.read_text(encoding="utf-8"))["storage"])
-    return None
+def storage_of(options: argparse.Namespace, folder: RunFolder, console: Console) -> str | None:
+    """That of the command line, ValueError where it is none; or the one that a run which goes on
+    was copied to before, if it still is one."""
+    if options.optuna_storage is not None:
+        check_storage(options.optuna_storage)
+        return str(options.optuna_storage)
+    if options.resume is None:
+        return None
+    try:
+        url = str(json.loads(folder.mirror.read_text(encoding="utf-8"))["storage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        check_storage(url)
+    except ValueError as error:
+        console.say(f"the run is not copied for Optuna any more: {error}")
+        return None
+    return url
 
 
 def make_mirror(
     options: argparse.Namespace, folder: RunFolder, job: Job, url: str | None, console: Console
 ) -> Mirror | None:
     """What copies a search to `url`, if that is wanted. ValueError where the study is of another
-    run, OSError where a new run cannot read the storage; a run that goes on does without."""
+    run, OSError where the storage cannot be read; a run that goes on as before does without."""
     if url is None:
         return None
     mirror = Mirror(folder, job, url, console)
     try:
         mirror.check()
-    except OSError:
-        if options.resume is None:
+    except (OSError, ValueError):
+        if options.optuna_storage is not None:
             raise
+        return mirror  # which says it, and tries again
     console.say(f"copied to study {mirror.name}; to see it: {mirror.dashboard}")
     return mirror
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands import finalists
+from commands import finalists, similarity
 from commands.similarity import BATCH
 from evaluator.similarity import batch_sizes
 from results.console import Console
@@ -133,6 +133,20 @@ def test_the_same_again(whole, command):
     before = (whole.folder / "similarity.json").read_bytes()
     assert command("finalists", whole.folder, *SMALL, *MORE, "--quiet").code == 0
     assert (whole.folder / "similarity.json").read_bytes() == before
+
+
+def test_many_images(whole, tmp_path, command, monkeypatch):
+    """CKA is of some of them, kappa of all."""
+    folder = Path(shutil.copytree(whole.folder, tmp_path / "alike"))
+    monkeypatch.setattr(similarity, "CKA_IMAGES", 200)
+    assert command("finalists", folder, *SMALL, *MORE, "--quiet").code == 0
+    few, every = read(folder, "similarity.json"), read(whole.folder, "similarity.json")
+    assert (few["about"]["images"], few["about"]["cka_images"]) == (359, 200)
+    assert few["about"]["minibatch"] == 100
+    assert (few["kappa"], few["networks"]) == (every["kappa"], every["networks"])
+    assert few["cka"] != every["cka"]
+    for one, other in zip(few["cka"], every["cka"], strict=True):
+        assert one == pytest.approx(other, abs=0.2)
 
 
 def test_where_there_are_none_to_compare(whole, tmp_path, command):

@@ -209,6 +209,29 @@ def test_a_storage_that_fails_does_not_end_the_search(runs, monkeypatch, live, c
     assert digests(load(storage, "live")) == digests(load(live[1], "live"))
 
 
+@pytest.mark.parametrize("gone", ["folder", "optuna", "study"])
+def test_a_run_goes_on_without_its_storage(live, gone, tmp_path, runs, monkeypatch):
+    folder = RunFolder(Path(shutil.copytree(live[0].folder, tmp_path / "live")))
+    storage = tmp_path / "x.db" if gone != "folder" else tmp_path / "gone" / "x.db"
+    folder.mirror.write_text(json.dumps({"storage": url(storage)}))
+    if gone == "study":  # another run's, that took the name in the meantime
+        study = optuna.create_study(study_name="live", storage=url(storage))
+        study.add_trial(optuna.create_trial(value=1.0))
+    if gone == "optuna":
+        monkeypatch.delitem(sys.modules, "search.optuna_mirror", raising=False)
+        monkeypatch.setitem(sys.modules, "optuna", None)
+    ended = runs.resume(folder.path)
+    assert ended.code == 0, ended.err
+    said = {
+        "folder": "is not copied for Optuna any more: the storage is",
+        "optuna": "is not copied for Optuna any more: a storage of Optuna's needs",
+        "study": "its copy for Optuna does not: study 'live'",
+    }
+    assert ended.err.count(said[gone]) == 1
+    if gone != "optuna":
+        one_line(runs.resume(folder.path, "--optuna-storage", url(storage)), str(storage))
+
+
 def test_a_storage_that_is_removed_is_made_again(live, tmp_path):
     folder = RunFolder(Path(shutil.copytree(live[0].folder, tmp_path / "live")))
     storage, said = tmp_path / "x.db", []
