@@ -33,7 +33,9 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-PAUSE_SECONDS = 60.0  # before a storage that failed is tried again: a locked one takes seconds
+# Before a storage that failed is tried again, and twice as long after each further failure: a locked
+# one keeps us half a minute, as Optuna tries five times.
+PAUSE_SECONDS = 60.0
 _AT_ONCE = 64  # trials between two words about progress
 
 
@@ -140,7 +142,8 @@ class Mirror:
             },
         )
         self._digests: list[str] = []  # of the candidates that were copied, as of the last time
-        self._given_up, self._failed_at, self._said = False, -math.inf, False
+        self._given_up, self._said = False, False
+        self._pause, self._not_before = PAUSE_SECONDS, -math.inf
 
     def check(self) -> None:
         """ValueError where a study of this name is there that is not of this run; OSError where the
@@ -161,18 +164,21 @@ class Mirror:
     def follow(self, store: Store, *, now: bool = False) -> None:
         """Adds what the log has more than the study, unless the storage failed a moment ago and
         `now` is not given. Never raises but for an interrupt: a search has better things to do."""
-        if self._given_up or (not now and time.monotonic() < self._failed_at + PAUSE_SECONDS):
+        if self._given_up or (not now and time.monotonic() < self._not_before):
             return
         try:
-            self.catch_up(store)
+            self.catch_up(store, wait=now)
+            self._pause = PAUSE_SECONDS
         except Exception as error:
-            self._failed_at = time.monotonic()
+            self._not_before = time.monotonic() + self._pause
+            self._pause *= 2
             self._given_up = isinstance(error, self._foreign)
             if not self._said:
                 self._said = True
+                later = f"; later, this adds what is missing: {self.command}"
                 self._console.say(
-                    f"the search goes on, but its copy for Optuna does not: {error}; later, this "
-                    f"adds what is missing: {self.command}"
+                    f"the search goes on, but its copy for Optuna does not: {error}"
+                    + ("" if self._given_up else later)
                 )
 
     @property
@@ -187,11 +193,14 @@ class Mirror:
         return shlex.join([*words, "--storage", self.shown])
 
     def catch_up(
-        self, store: Store, progress: Callable[[int], None] | None = None
+        self, store: Store, progress: Callable[[int], None] | None = None, *, wait: bool = True
     ) -> tuple[int, int]:
         """Adds what the log has more than the study; how many were there, and how many are now.
+        Where another process does so just now, waits for it, or, without `wait`, leaves it to that.
         ValueError where the study is of another run; OSError where the storage fails."""
-        with self._alone():
+        with self._alone(wait) as mine:
+            if not mine:
+                return 0, 0
             known = self._copy.known()
             if known != self._digests:
                 self._digests = [row.digest for row in store.rows()]
@@ -208,14 +217,19 @@ class Mirror:
         return len(known), done
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One process at a time copies a run; where files cannot be locked, nobody waits."""
+    def _alone(self, wait: bool) -> Iterator[bool]:
+        """One process at a time copies a run: whether this one may. Where files cannot be locked,
+        any may."""
         with ExitStack() as held:
+            mine = True
             with suppress(OSError):
                 lock = held.enter_context((self._folder.state / ".optuna.lock").open("w"))
                 if fcntl is not None:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+                    try:
+                        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                    except BlockingIOError:
+                        mine = False
+            yield mine
 
     def _of(self, row: Row, measured: Measurements) -> Any:
         codes = self._job.space.encode(Genome.from_json(row.genome))

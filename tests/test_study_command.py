@@ -266,6 +266,14 @@ def test_two_processes_at_a_time(live, tmp_path):
         found = list(threads.map(copy, range(4)))
     assert sorted(found) == [(0, 12), (12, 12), (12, 12), (12, 12)]
     assert digests(load(tmp_path / "x.db", "live")) == digests(load(live[1], "live"))
+    # A search does not wait for another process that is copying it.
+    mirror = Mirror(folder, job, url(tmp_path / "y.db"), quiet)
+    with mirror._alone(True), Store(folder.database, readonly=True) as store:
+        mirror.follow(store)
+        assert not (tmp_path / "y.db").exists()
+    with Store(folder.database, readonly=True) as store:
+        mirror.follow(store)
+    assert len(load(tmp_path / "y.db", "live").trials) == 12
 
 
 def test_measured_latencies_are_constraints(live, tmp_path):

@@ -2,11 +2,14 @@
 
 import math
 import sqlite3
+import time
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from results.pareto import hypervolume as ours
 from search.optuna_mirror import Entry, Foreign, StudyCopy, check_storage, shown
 from space.decisions import Variable
 
@@ -116,7 +119,8 @@ def test_studies_of_others_are_left_alone(place):
         copy_at(place, name="two").known()
 
 
-def test_a_storage_that_fails_says_so_in_one_line(place):
+def test_a_storage_that_fails_says_so_in_one_line(place, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # as Optuna does between its tries
     copy = copy_at(place)
     copy.add(ENTRIES[:1])
     with sqlite3.connect(place) as database:
@@ -129,7 +133,8 @@ def test_a_storage_that_fails_says_so_in_one_line(place):
         copy_at(place).known()
 
 
-def test_a_storage_that_is_locked_or_gone_can_be_caught_up(place):
+def test_a_storage_that_is_locked_can_be_caught_up(place, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     copy = StudyCopy(
         f"sqlite:///{place}?timeout=0.05", "run", VARIABLES, ("score", "macs"), ["macs"], {}
     )
@@ -183,13 +188,10 @@ def test_passwords_are_not_shown():
     assert shown("sqlite:///x.db") == "sqlite:///x.db"
 
 
+@pytest.mark.filterwarnings("ignore:PedAnovaImportanceEvaluator")
 def test_importance_and_hypervolume(place):
     """What Optuna computes of studies runs on a conditional space, failures included."""
     hypervolume = pytest.importorskip("optuna._hypervolume").compute_hypervolume
-    import numpy as np
-
-    from results.pareto import hypervolume as ours
-
     entries = []
     for i in range(24):
         kind = i % 2
