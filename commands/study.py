@@ -33,8 +33,8 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-# Before a storage that failed is tried again, and twice as long after each further failure: a locked
-# one keeps us half a minute, as Optuna tries five times.
+# Before a storage that failed is tried again, and twice as long after each further failure: one
+# that is locked keeps us half a minute, as Optuna tries five times.
 PAUSE_SECONDS = 60.0
 _AT_ONCE = 64  # trials between two words about progress
 
