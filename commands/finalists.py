@@ -70,7 +70,7 @@ def finalists_parser() -> CommandLine:
     parser = CommandLine(
         prog="run_search.py finalists",
         description="Trains the best networks of a run alone, at proxy size, stops the worst of "
-        "them early (ASHA), and says which one wins.",
+        "them early (ASHA), says which one wins, and how alike those are that came to the end.",
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")

@@ -65,6 +65,9 @@ def compare(
 ) -> dict[str, Any] | None:
     """Plain data, as `results.similarity` describes it; None where fewer than two networks can be
     compared. `seed` and `steps` are those of the trainings."""
+    split, images = held_out(data)
+    if len(finished) < 2 or len(images) < LEAST_IMAGES:
+        return None
     networks: list[Network] = []
     there: list[Finished] = []
     for one in finished:
@@ -74,8 +77,7 @@ def compare(
         else:
             networks.append(network)
             there.append(one)
-    split, images = held_out(data)
-    if len(there) < 2 or len(images) < LEAST_IMAGES:
+    if len(there) < 2:
         return None
     with console.progress("comparing finalists, images", len(images)) as meter:
         cka, right, seen = _look(networks, images.images, images.labels, data, job, meter.update)
