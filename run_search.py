@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
-from commands import compare, cost, finalists, profile, search, trust, zoo
+from commands import compare, cost, finalists, profile, search, study, trust, zoo
 from commands.options import listing, load_plugins, make_parser
 from results.console import BAD_INPUT, Console
 
@@ -35,6 +35,7 @@ PARSERS = {
     "cost": cost.cost_parser,
     "compare-controllers": compare.compare_parser,
     "profile": profile.profile_parser,
+    "optuna": study.optuna_parser,
 }
 
 

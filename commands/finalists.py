@@ -36,10 +36,13 @@ from commands.alone import (
     recipe,
     shared_images,
 )
+from commands.finish import report_anew
 from commands.job import Job, gpus_of_worker
 from commands.search import read_data, read_environment
 from commands.settle import Measurements, latency_limits, within
+from commands.similarity import Finished, compare
 from evaluator.data import ImageData
+from results import similarity
 from results.console import CommandLine, Console, Meter
 from results.finalists import Log, show, write_outcome
 from results.history import Row
@@ -67,7 +70,7 @@ def finalists_parser() -> CommandLine:
     parser = CommandLine(
         prog="run_search.py finalists",
         description="Trains the best networks of a run alone, at proxy size, stops the worst of "
-        "them early (ASHA), and says which one wins.",
+        "them early (ASHA), says which one wins, and how alike those are that came to the end.",
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
@@ -111,7 +114,10 @@ def _finalists(options: argparse.Namespace, console: Console) -> int:
             f"no network was trained to the end; {first['name']}: {first['problem']}; what there "
             f"is of the others is in {final.folder.finalists}"
         )
-    console.result({"folder": str(final.folder.path), **plain}, show(final.folder, plain))
+    alike = compare_finished(final, networks, ladder, console)
+    report_anew(final.folder, final.job, final.settings, final.rows)
+    shown = [*show(final.folder, plain), *similarity.sentences(alike)]
+    console.result({"folder": str(final.folder.path), **plain}, shown)
     return 0
 
 
@@ -261,7 +267,7 @@ class FinalistWork:
 
     def __call__(self, piece: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         genome = Genome.from_json(piece["genome"])
-        place = self._home / f"{genome.digest}-{piece['steps']}-{piece['seed']}"
+        place = training_folder(self._home, genome, piece["steps"], piece["seed"])
         checkpoints = Checkpoints(place)
         with one_at_a_time(place):
             trainer = self._taken_up(genome, piece, checkpoints)
@@ -316,6 +322,11 @@ class FinalistWork:
             "test": look(trainer, self._data, split).details["top1"] if ended else None,
             "seconds": trainer.seconds,
         }
+
+
+def training_folder(home: Path, proxy: Genome, steps: int, seed: int) -> Path:
+    """Where the checkpoints of a training are."""
+    return home / f"{proxy.digest}-{steps}-{seed}"
 
 
 def _report(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -460,18 +471,43 @@ def make_work(
 # ---- what comes of it
 
 
-def outcome(
-    final: Final, networks: Sequence[Finalist], ladder: Ladder, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Plain data, as `results.finalists` describes it: those that came furthest first."""
-    last = final.halving.steps
+def compare_finished(
+    final: Final, networks: Sequence[Finalist], ladder: Ladder, console: Console
+) -> dict[str, Any] | None:
+    """How alike those are that came to the end, the best first; written into the run's folder."""
+    home, steps, seed = final.folder.alone_by_rungs, final.halving.steps, final.seed
+    finished = [
+        Finished(
+            network_name(networks[place].genome.cost(), networks[place].genome.digest),
+            networks[place].genome.digest,
+            networks[place].proxy,
+            training_folder(home, networks[place].proxy, steps, seed),
+        )
+        for place in best_first(networks, ladder)
+        if place in ladder.finished()
+    ]
+    found = compare(final.job, final.data, finished, seed=seed, steps=steps, console=console)
+    similarity.write(final.folder, found)
+    return found
+
+
+def best_first(networks: Sequence[Finalist], ladder: Ladder) -> list[int]:
+    """Places of the networks, those that came furthest first, of equals the best."""
 
     def rank(place: int) -> tuple[Any, ...]:
         reached = ladder.reached[place]
         best = (reached[-1].value, reached[-1].details["probability"]) if reached else (0.0, 0.0)
         return (reached[-1].step if reached else 0, place not in ladder.problems, *best, -place)
 
-    order = sorted(range(len(networks)), key=rank, reverse=True)
+    return sorted(range(len(networks)), key=rank, reverse=True)
+
+
+def outcome(
+    final: Final, networks: Sequence[Finalist], ladder: Ladder, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Plain data, as `results.finalists` describes it: those that came furthest first."""
+    last = final.halving.steps
+    order = best_first(networks, ladder)
     finished = set(ladder.finished())
     split, images = held_out(final.data)
     machine = environment(final.job.settings.device)

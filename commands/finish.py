@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shlex
@@ -14,6 +15,7 @@ from commands.job import CALIBRATION_IMAGES, SCORE_MEANING, Job
 from commands.options import preset_facts
 from commands.settle import Measurements, latency_limits, report_of, within
 from evaluator.data import ImageData
+from results import similarity
 from results.console import Console, table
 from results.history import Row, Run
 from results.latencies import by_device
@@ -27,6 +29,7 @@ from results.store import Store
 from results.trust_card import read_card, verdict
 from search.networks import Reachable
 from search.proposals import BAND
+from search.settings import Settings
 from space.budget import cost_figure, cost_text, cost_title, quantity
 from space.genome import Genome
 from space.presets import presets
@@ -176,9 +179,33 @@ def make_run(
         latencies=report_of(folder, job, Measurements.read(folder.measured), rows),
         trust=read_card(folder),
         trust_command=trust_command(folder),
+        similarity=similarity.read(folder),
         target=job.proposals.target,
         objectives=job.proposals.objectives,
     )
+
+
+def report_anew(
+    folder: RunFolder, job: Job, settings: Settings, rows: Sequence[Row] | None = None
+) -> None:
+    """Writes the report anew, with what has come to the folder since, if the run has come so far as
+    to have one. `settings` are the run's own, where those of `job` say where this command runs."""
+    from results.report import write_report  # brings what draws and writes
+
+    if not folder.database.is_file() or not folder.training.is_file():
+        return
+    if rows is None:
+        with Store(folder.database, readonly=True) as store:
+            rows = store.rows()
+    own = copy.copy(job)
+    own.settings = settings
+    proposals = own.proposals
+    inside = within(rows, Measurements.read(folder.measured), latency_limits(own))
+    best = best_at_budget(inside, proposals.target, proposals.limit, BAND)
+    front = front_of(inside, proposals.objectives)
+    made = make_run(folder, own, rows, front, best, proposals.reachable())
+    finished = len(rows) >= settings.evaluations
+    write_report(folder.report, dataclasses.replace(made, finished=finished))
 
 
 def trust_command(folder: RunFolder) -> str:

@@ -150,6 +150,12 @@ def make_parser() -> argparse.ArgumentParser:
     out.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     out.add_argument("--exports", type=int, help="how many networks to export at most")
     out.add_argument("--onnx", action=argparse.BooleanOptionalAction, default=None)
+    out.add_argument(
+        "--optuna-storage",
+        metavar="URL",
+        help="copy every candidate to a study of Optuna, such as sqlite:///studies.db, which "
+        "optuna-dashboard opens while the search runs",
+    )
     out.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     out.add_argument("--json", action="store_true", help="print listings, plan and result as JSON")
     out.add_argument("--quiet", action="store_true", help="no progress")

@@ -18,6 +18,13 @@ from commands.plan import compares, make_plan, show_plan, starts_text
 from commands.promising import promising
 from commands.scoring import look_for
 from commands.settle import settle
+from commands.study import (
+    Mirror,
+    Mirrored,
+    make_mirror,
+    remember,
+    storage_of,
+)
 from commands.train import measure, train
 from evaluator.data import ImageData, load_data
 from results.console import Console
@@ -61,6 +68,7 @@ def _run(options: argparse.Namespace, console: Console, aside: Path) -> int:
         check_place(folder, options.name)
         if first and not options.dry_run:
             folder.check_new()
+    storage = storage_of(options, folder, console)
     profiles = aside if options.resume is None else folder.profiles
     job = Job(settings, profiles=profiles, console=console)
     job.check_training()
@@ -73,6 +81,7 @@ def _run(options: argparse.Namespace, console: Console, aside: Path) -> int:
         return 0
     check_cluster(settings.ray_address)
     check_memory(settings)
+    mirror = make_mirror(options, folder, job, storage, console) if first else None
     options.folder = folder
     about = None if options.resume is None else read_environment(folder)
     data = read_data(job, about, console)
@@ -83,6 +92,8 @@ def _run(options: argparse.Namespace, console: Console, aside: Path) -> int:
         if first and about is None:
             facts = {"data": data.digest, "streamed": data.streamed}
             about = {**environment(settings.device), **facts}
+            if mirror is not None:
+                about["command"] = about["command"].replace(mirror.url, mirror.shown)
             folder.create(settings.to_plain(), about, profiles=aside)
         elif first:
             folder.sweep()
@@ -91,8 +102,13 @@ def _run(options: argparse.Namespace, console: Console, aside: Path) -> int:
     if not first:
         return 0
     measure(folder, trainer, data, console)
-    find(folder, job, trainer, data, console)
+    if mirror is not None:
+        remember(folder, mirror)
+    find(folder, job, trainer, data, console, mirror)
     settle(folder, job, trainer, data, console)
+    if mirror is not None:  # what came last, and what the storage did not take before
+        with Store(folder.database, readonly=True) as store:
+            mirror.follow(store, now=True)
     return finish(folder, job, trainer, data, console)
 
 
@@ -167,9 +183,16 @@ def check_disk(folder: RunFolder, job: Job, supernet: Supernet) -> None:
         )
 
 
-def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console: Console) -> None:
-    """Searches until the database holds as many candidates as the settings ask for; then searches
-    at random, to compare with."""
+def find(
+    folder: RunFolder,
+    job: Job,
+    trainer: Trainer,
+    data: ImageData,
+    console: Console,
+    mirror: Mirror | None = None,
+) -> None:
+    """Searches until the database holds as many candidates as the settings ask for, which `mirror`
+    follows; then searches at random, to compare with."""
     settings, starts = job.settings, job.starts
     with Store(folder.database) as store:
         known = len(store.statuses())
@@ -191,6 +214,7 @@ def find(folder: RunFolder, job: Job, trainer: Trainer, data: ImageData, console
                 what="scoring candidates",
                 origin=job.controller,
                 evaluations=settings.evaluations,
+                log=None if mirror is None else Mirrored(store, mirror),
                 origins=origins,
             )
     if compares(job):

@@ -8,7 +8,6 @@ and given again, also with more networks. `evaluator.trust` compares, `results.t
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import math
@@ -35,26 +34,22 @@ from commands.alone import (
     recipe,
     shared_images,
 )
-from commands.finish import keep_training, make_run
+from commands.finish import keep_training, report_anew
 from commands.job import Job, make_runner
 from commands.promising import FEW_IMAGES, few_images, parts_of, scores_without_training
 from commands.search import read_data, read_environment
-from commands.settle import Measurements, latency_limits, within
 from evaluator.data import ImageData, Split
 from evaluator.trust import BAND, RESAMPLES, Card, Network, block_kinds, make_card
 from evaluator.zero_cost import AZ_NAS, score_names
 from results.console import CommandLine, Console
 from results.run_folder import (
     RunFolder,
-    best_at_budget,
     environment,
-    front_of,
     write_text,
 )
 from results.store import Store, network_name
 from results.trust_card import show, write_card
 from search.networks import NetworkProposals
-from search.proposals import BAND as AT_BUDGET
 from search.settings import Settings
 from search.workers import one_line
 from space.budget import quantity
@@ -550,17 +545,5 @@ def _figures(network: Chosen, scored: Scored, outcomes: Sequence[Outcome]) -> Ne
 
 def report_again(run: OpenRun) -> None:
     """Writes the report with the card in it, if the run has come so far as to have one."""
-    from results.report import write_report  # brings what draws and writes
-
     keep_training(run.folder, run.trainer)
-    if not run.folder.database.is_file():
-        return
-    rows, job = run.rows, copy.copy(run.job)
-    job.settings = run.settings
-    proposals = job.proposals
-    inside = within(rows, Measurements.read(run.folder.measured), latency_limits(job))
-    best = best_at_budget(inside, proposals.target, proposals.limit, AT_BUDGET)
-    front = front_of(inside, proposals.objectives)
-    made = make_run(run.folder, job, rows, front, best, proposals.reachable())
-    finished = len(rows) >= job.settings.evaluations
-    write_report(run.folder.report, dataclasses.replace(made, finished=finished))
+    report_anew(run.folder, run.job, run.settings)

@@ -24,6 +24,7 @@ class Row:
     controller that proposed the candidate, or, as `preset:convnext_t`, the published network that
     it was made of. `costs` are those beside MACs and parameters that the search limited or wanted
     small, by column (`space.budget.MeasuredCost`): predicted latencies in ms, memory in bytes.
+    `details` are further numbers of the scorer, such as the `images` that the score rests on.
     """
 
     order: int
@@ -41,6 +42,7 @@ class Row:
     origin: str
     error: str | None
     costs: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, float] = field(default_factory=dict)
 
     def cost(self, name: str) -> float:
         """MACs, parameters, or one of `costs`; ValueError, with what there is, for another."""
@@ -83,6 +85,7 @@ class Run:
       where the budget limits no latency.
     - `trust`: the trust card (`results.trust_card`), None where the scores are unchecked;
       `trust_command`: what checks them.
+    - `similarity`: how alike the finalists are (`results.similarity`), None where nobody looked.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Run:
     by_chance: Sequence[Row] = ()
     latencies: Mapping[str, Any] = field(default_factory=dict)
     trust: Mapping[str, Any] | None = None
+    similarity: Mapping[str, Any] | None = None
     trust_command: str = "python run_search.py trust RUN"
     target: str | None = None
     objectives: Sequence[str] = ("score", "macs")

@@ -26,7 +26,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from results import charts, drawing, latencies, pareto, trust_card
+from results import charts, drawing, latencies, pareto, similarity, trust_card
 from results.against_chance import against_chance
 from results.history import FROM_PRESET, Row, Run
 from space.budget import cost_figure, cost_text, cost_title
@@ -139,6 +139,7 @@ def _content(run: Run) -> dict[str, Any]:
         "accuracies": run.supernet.get("accuracies") or {},
         "steps": _steps(run, best),
         "trust": None if run.trust is None else _trust(run.trust),
+        "similarity": similarity.section(run.similarity),
         "latencies": latencies.by_device(run.latencies),
         "chance": chance["final"],
         **_charts(run, members, best, comparison["names"], chance["curves"]),

@@ -48,6 +48,8 @@ class RunFolder:
         self.alone_by_rungs = self.state / "finalists"  # that were trained to be chosen from
         self.finalists = path / "finalists.json"
         self.finalists_table = path / "finalists.csv"
+        self.mirror = self.state / "optuna.json"  # where the run is copied to
+        self.similarity = path / "similarity.json"
         self.trust = path / "trust.json"
         self.trust_table = path / "trust.csv"
         self.trust_chart = path / "trust.svg"  # and .png

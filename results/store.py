@@ -44,7 +44,7 @@ CREATE TABLE candidates (
 CREATE TABLE state (id INTEGER PRIMARY KEY CHECK (id = 0), data BLOB NOT NULL);
 """
 _COLUMNS = "number, name, digest, genome, status, score, top1, macs, params, resolution, reward"
-_COLUMNS += ", seconds, origin, error"
+_COLUMNS += ", seconds, origin, error, details"
 _ADD_COSTS = "ALTER TABLE candidates ADD COLUMN costs TEXT NOT NULL DEFAULT '{}'"
 
 
@@ -139,12 +139,13 @@ class Store:
             )
             self._database.execute("INSERT OR REPLACE INTO state VALUES (0, ?)", (state(),))
 
-    def rows(self) -> list[Row]:
-        """All candidates, in the order in which they were added."""
+    def rows(self, first: int = 0) -> list[Row]:
+        """All candidates from number `first` on, in the order in which they were added."""
         with self._errors():
             costs = "'{}'" if self._number("PRAGMA user_version") == 1 else "costs"
             found = self._database.execute(
-                f"SELECT {_COLUMNS}, {costs} FROM candidates ORDER BY number"
+                f"SELECT {_COLUMNS}, {costs} FROM candidates WHERE number >= ? ORDER BY number",
+                (first,),
             ).fetchall()
         return [_row(record) for record in found]
 
@@ -217,6 +218,6 @@ def _record(number: int, result: Evaluated, origin: str) -> tuple[Any, ...]:
 
 
 def _row(record: Sequence[Any]) -> Row:
-    number, name, digest, genome, *others, costs = record
-    values = number, name, digest, json.loads(genome), *others, json.loads(costs)
-    return Row(*values)
+    number, name, digest, genome, *others, details, costs = record
+    values = number, name, digest, json.loads(genome), *others
+    return Row(*values, *map(json.loads, (costs, details)))

@@ -7,7 +7,8 @@ somebody's own study:
     study = optuna.create_study(sampler=ChimeraSampler("evolution", seed=1, population=20))
     study.optimize(objective, n_trials=100)
 
-Optuna (Akiba et al., 2019, arXiv 1907.10902) is imported here only, and nothing else needs it.
+Optuna (Akiba et al., 2019, arXiv 1907.10902) is imported here and in `search.optuna_mirror` only,
+and nothing else needs it.
 """
 
 from __future__ import annotations
@@ -104,10 +105,7 @@ class OptunaController:
         self._rng = np.random.default_rng(seed)
         self._asking = Asking(proposals, at_budget, first)
         self._variables = proposals.decisions.variables
-        names = [variable.name for variable in self._variables]
-        if len(set(names)) < len(names):
-            names = [f"{i}: {name}" for i, name in enumerate(names)]
-        self._names = names
+        names = self._names = parameter_names(self._variables)
         self._distributions: dict[str, BaseDistribution] = {
             name: CategoricalDistribution(range(len(variable.choices)))
             for name, variable in zip(names, self._variables, strict=True)
@@ -119,7 +117,7 @@ class OptunaController:
         self._make()  # settings that are wrong are to be said at once
 
     def _begin(self) -> None:
-        with _quiet():
+        with quiet():
             self._storage = optuna.storages.InMemoryStorage()
             self._study = optuna.create_study(
                 storage=self._storage,
@@ -130,7 +128,7 @@ class OptunaController:
 
     def _make(self) -> BaseSampler:
         seed = int(np.random.SeedSequence([self._seed, self._made]).generate_state(1)[0])
-        with _quiet():
+        with quiet():
             try:
                 return self._sampler(seed=seed, **self._settings)  # type: ignore[call-arg]
             except TypeError as error:
@@ -143,7 +141,7 @@ class OptunaController:
         rows = np.empty((len(ranges), len(self._variables)), np.int64)
         for i, (low, high) in enumerate(ranges):
             self._range = float(low), float(high)
-            with _quiet():
+            with quiet():
                 trial = self._study.ask()
                 _ = trial.relative_params  # has it drawn, which Optuna 5 puts off
                 row = self._drawn
@@ -209,7 +207,7 @@ class OptunaController:
         self._asking.learn(trials)
         good = succeeded(trials)
         values = dict(zip(map(id, good), self._problem.gains(good).tolist(), strict=True))
-        with _quiet():
+        with quiet():
             for trial in sorted(trials, key=lambda trial: trial.row):
                 found = values.get(id(trial))
                 state = TrialState.FAIL if found is None else TrialState.COMPLETE
@@ -266,7 +264,7 @@ class OptunaController:
         self._open = {tuple(row): number for row, number in state["open"]}
         self._pending = set(map(self._problem.key, self._open))
         self._begin()
-        with _quiet():
+        with quiet():
             for row, name, values, attributes in state["trials"]:
                 self._add(tuple(row), TrialState[name], values, attributes)
             for key, value in state["study"].items():
@@ -303,12 +301,20 @@ class _Bridge(BaseSampler):
         raise AssertionError(f"{param_name} was not drawn")
 
 
+def parameter_names(variables: Sequence[Variable]) -> list[str]:
+    """The variables' names; with their places where two have the same."""
+    names = [variable.name for variable in variables]
+    if len(set(names)) < len(names):
+        return [f"{i}: {name}" for i, name in enumerate(names)]
+    return names
+
+
 def _row(codes: Codes) -> Row:
     return tuple(map(int, codes))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what Optuna says of each trial, and of what it may change one day."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
