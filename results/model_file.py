@@ -97,6 +97,7 @@ def model_file(genome: Genome, name: str, facts: Mapping[str, str] | None = None
         _network(genome, calls, collected.name_of(network)),
         *_functions(builders, collected),
         collected.body,
+        _TIMM.format(name=_timm_name(name)),
         _MAIN,
     ]
     made = compacted("\n\n\n".join(sections))
@@ -123,6 +124,8 @@ def _collect(blueprints: Mapping[Placed, Blueprint], network: type) -> Collected
     """The source of every class that the network uses."""
     classes = [cls for placed, tree in blueprints.items() for cls in classes_in(tree, placed.path)]
     imports = [
+        Import("sys"),
+        Import("typing", "Any"),
         Import("torch"),
         Import("torch", "nn"),
         Import("torch.nn.functional", None, "F"),
@@ -144,6 +147,25 @@ def _functions(builders: Builders, collected: Collected) -> Iterator[str]:
         said.add(home)
         yield Writer(collected.name_of).function(function, about)
 
+
+def _timm_name(name: str) -> str:
+    """What timm calls the network."""
+    return "chimera_" + re.sub(r"\W+", "_", safe_name(name)).strip("_").lower()
+
+
+_TIMM = """\
+try:
+    from timm.models import build_model_with_cfg, register_model
+except (ImportError, RuntimeError):  # without timm, or beside a torchvision that does not load
+    pass
+else:
+    if __name__ in sys.modules:
+
+        @register_model
+        def {name}(pretrained: bool = False, **settings: Any) -> Any:
+            settings.setdefault("num_classes", NUM_CLASSES)
+            out = {{"feature_cls": "getter", "out_indices": tuple(range(len(FEATURES)))}}
+            return build_model_with_cfg(model, "{name}", pretrained, feature_cfg=out, **settings)"""
 
 _MAIN = """\
 if __name__ == "__main__":

@@ -363,8 +363,8 @@ def _text(node: ast.stmt, lines: Sequence[str]) -> tuple[int, str]:
 def _final_names(walk: _Walk, taken: set[str]) -> dict[tuple[str, str], str]:
     """A name for each definition: its own, or with its module's in front where that is taken.
 
-    Whoever comes first in the file keeps the name, except that `Network` and `Stage` of
-    `space.network`, which come last, are never the ones to give way.
+    Whoever comes first in the file keeps the name, except that the classes of `results.network`,
+    which come last, are never the ones to give way.
     """
     local: set[str] = set()
     for definitions in walk.definitions.values():
@@ -378,7 +378,7 @@ def _final_names(walk: _Walk, taken: set[str]) -> dict[tuple[str, str], str]:
     }
     names: dict[tuple[str, str], str] = {}
     used = set(taken)
-    for module in sorted(walk.order, key=lambda name: name != "space.network"):
+    for module in sorted(walk.order, key=lambda name: name != "results.network"):
         for definition in sorted(walk.definitions[module], key=lambda found: found.line):
             for name in definition.names:
                 final, number = name, 1

@@ -131,7 +131,7 @@ def opened(tree):
         function = tree.module
         given = dict(zip(function.unnamed, tree.arguments, strict=True)) | dict(tree.keywords)
         values = {name: getattr(value, "text", value) for name, value in given.items()}
-        scope = {"classes": 1000, "in_channels": 3}
+        scope = {"num_classes": 1000, "in_chans": 3}
         values = {n: scope.get(v, v) if isinstance(v, str) else v for n, v in values.items()}
         return opened(filled(function.tree, values))
     if isinstance(tree, Blueprint):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import itertools
 import textwrap
@@ -9,7 +10,7 @@ import textwrap
 import pytest
 import torch
 
-from results.source import Import, check_names, collect, docstring_of, format_imports
+from results.source import Import, check_names, collect, format_imports, summary_of
 
 _numbers = itertools.count()
 
@@ -326,17 +327,16 @@ def test_what_a_function_with_a_gradient_of_its_own_needs_is_collected(package):
     assert x.grad.tolist() == [9.0, 9.0]
 
 
-def test_a_docstring_becomes_a_comment_of_the_same_words(package):
-    words = "word " * 60
-    noted, silent = package(
-        noted='X = 1\n"""not this"""\n',
-        silent="X = 1\n",
-    )
-    noted.__doc__ = f"A title.\n\n{words}\n    indented\n\n- {words}\n  hangs\n- The end."
-    text = docstring_of(noted.__name__)
-    assert all(line.startswith("#") and len(line) <= 100 for line in text.splitlines())
-    assert text.replace("#", " ").split() == noted.__doc__.split()
-    assert "#     indented" in text
-    assert "\n#   word" in text
-    assert "word hangs\n# - The end." in text
-    assert docstring_of(silent.__name__) == ""
+def test_a_summary_is_the_first_sentence_and_the_papers(package):
+    said, silent, hostile = package(said="X = 1\n", silent="X = 1\n", hostile="X = 1\n")
+    said.__doc__ = """A mixer: it mixes "much". And
+    more.
+
+    Sources: arXiv 1706.03762, section 3; 2010.11929, and 1706.03762 again; then 2103.14030,
+    2105.01601 and 2201.03545.
+    """
+    papers = "1706.03762, 2010.11929, 2103.14030, 2105.01601"
+    assert summary_of(said.__name__) == f"A mixer: it mixes 'much' (arXiv {papers})."
+    assert summary_of(silent.__name__) == ""
+    hostile.__doc__ = '"""\\'
+    assert ast.literal_eval(f'"""{summary_of(hostile.__name__)}"""')
