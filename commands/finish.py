@@ -68,7 +68,7 @@ def finish(
                 name=row.name,
                 facts=facts_of(row, job, folder) | latency_facts(row, job, known),
                 state=own_weights(genome, job, trainer, data),
-                onnx=job.settings.onnx,
+                formats=("onnx",) if job.settings.onnx else (),
             )
             meter.update(i + 1)
     keep_training(folder, trainer)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from commands.exported import EXPORTS, check_place, line_of, plain
 from results import zoo
 from results.console import CommandLine, Console, table
 from results.run_folder import write_text
@@ -54,6 +55,7 @@ def zoo_parser() -> CommandLine:
     export.add_argument("--out", type=Path, help="folder of the network (default: exports/NAME)")
     export.add_argument("--resolution", type=int, help="side of its input, pixels")
     export.add_argument("--classes", type=int, help="default: 1000")
+    export.add_argument("--replace", action="store_true", help="replace an export without asking")
     _common(export, again=True)
     export.set_defaults(action=_export)
     return parser
@@ -130,9 +132,11 @@ def _export(options: argparse.Namespace, console: Console) -> int:
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, but must be at least 1")
     genome = found.genome.at(resolution=options.resolution, classes=options.classes)
+    folder = options.out or EXPORTS / found.name
+    check_place(folder, replace=options.replace)
     exported = export_network(
         genome,
-        options.out or Path("exports") / found.name,
+        folder,
         name=found.name,
         facts={
             "network": f"{found.variant} ({found.system})",
@@ -140,17 +144,8 @@ def _export(options: argparse.Namespace, console: Console) -> int:
             "command": _command_of_export(options),
         },
     )
-    value = {
-        "name": found.name,
-        "folder": str(exported.folder),
-        "files": list(exported.files),
-        "resolution": genome.resolution,
-        "classes": genome.classes,
-        "params": exported.params,
-        "macs": exported.macs,
-    }
-    costs = f"{exported.params:,} parameters, {quantity(exported.macs)} MACs"
-    console.result(value, [f"{exported.folder}: {', '.join(exported.files)}; {costs}"])
+    size = {"resolution": genome.resolution, "classes": genome.classes}
+    console.result({**plain(exported), **size}, [line_of(exported)])
     return 0
 
 

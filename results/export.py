@@ -6,7 +6,6 @@ What was written is run against the genome's own network before the folder takes
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import secrets
@@ -23,34 +22,33 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from results.compact import Origins
+from results.formats import FILES, require, write_format
 from results.model_file import cost_rows, fact_rows, model_file, model_source, safe_name
 from space.genome import Genome
 from space.network import build
-from space.onnx_file import INPUT, OUTPUT, require_onnx, write_onnx
 
 __all__ = [
     "Exported",
     "count_macs",
     "export_network",
-    "export_onnx",
     "load_module",
     "model_source",
     "safe_name",
     "verify",
 ]
 
-ONNX_TOLERANCE = 1e-3  # of the largest logit; other kernels add in another order
-
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What `export_network` wrote: the folder, the names of its files, the network's cost."""
+    """What `export_network` wrote: the folder, the names of its files, the network's cost, and for
+    each format how far its logits are from the network's (None where nothing here can run it)."""
 
     folder: Path
     name: str
     files: tuple[str, ...]
     params: int
     macs: int
+    differences: Mapping[str, float | None]
 
 
 def export_network(
@@ -60,20 +58,20 @@ def export_network(
     name: str,
     facts: Mapping[str, str] | None = None,
     state: Mapping[str, Tensor] | None = None,
-    onnx: bool = False,
+    formats: Sequence[str] = (),
 ) -> Exported:
     """Writes `genome` to `folder` (model.py, genome.json, README.md), all of it or nothing.
 
     `facts` are lines for the reader, such as `{"search": ..., "score": ..., "command": ...}`.
-    `state` becomes weights.safetensors; its keys and shapes must be the network's. `onnx` adds
-    model.onnx. An export already in `folder` is replaced; anything else there is a ValueError.
-    Raises RuntimeError where the export does not equal the network (see `verify`).
+    `state` becomes weights.safetensors; its keys and shapes must be the network's. `formats` are
+    those of `results.formats`, with these weights or fresh ones. An export already in `folder` is
+    replaced; anything else there is a ValueError. Raises RuntimeError where the export does not
+    equal the network (see `verify`), or one of its formats.
     """
     folder, name, facts = Path(folder), safe_name(name), facts or {}
-    if folder.exists() and not _is_export(folder):
+    if folder.exists() and not is_export(folder):
         raise ValueError(f"{folder} exists and is not an exported network; choose another folder")
-    if onnx:
-        require_onnx()
+    require(formats)
     if state is not None:
         state = _checked_state(genome, state)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -87,18 +85,38 @@ def export_network(
         if state is not None:
             weights = save(renamed(state, names), metadata={"format": "pt"})
             (new / "weights.safetensors").write_bytes(weights)
-        if onnx:
-            export_onnx(genome, state, new / "model.onnx")
+        differences = _write_formats(formats, new, genome, state, names)
         files = {path.name for path in new.iterdir()} | {"README.md"}
-        _write(new / "README.md", _readme(genome, name, facts, files, _follow_classes(new)))
+        card = _readme(genome, name, facts, files, _follow_classes(new), differences)
+        _write(new / "README.md", card)
         _put_in_place(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     cost = genome.cost()
-    return Exported(folder, name, tuple(sorted(files)), cost.params, cost.macs)
+    return Exported(folder, name, tuple(sorted(files)), cost.params, cost.macs, differences)
 
 
-def _is_export(folder: Path) -> bool:
+def _write_formats(
+    formats: Sequence[str],
+    folder: Path,
+    genome: Genome,
+    state: Mapping[str, Tensor] | None,
+    names: Mapping[str, str],
+) -> dict[str, float | None]:
+    """Writes the exported network in these formats; how far each is from the genome's network."""
+    if not formats:
+        return {}
+    network = build(genome)
+    if state is not None:
+        network.load_state_dict(state)
+    exported = load_module(folder / "model.py").model()
+    exported.load_state_dict(renamed(network.state_dict(), names))
+    image = torch.empty(1, genome.in_channels, genome.resolution, genome.resolution)
+    return {name: write_format(name, exported.eval(), image, folder) for name in formats}
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder is empty, or has an exported network."""
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir()}
@@ -202,6 +220,14 @@ def weight_names(network: nn.Module, genome: Genome, origins: Origins) -> dict[s
     return {name: origin for name, origin in found.items() if name in state}
 
 
+def names_of_export(genome: Genome) -> dict[str, str]:
+    """The genome's name of each weight, by its name in an export."""
+    made = model_file(genome, "model")
+    module = ModuleType("exported")
+    exec(compile(made.text, "model.py", "exec"), vars(module))
+    return weight_names(_on_meta(module.model), genome, made.origins)
+
+
 def renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     """Weights of a genome's network by their names in the exported one (`weight_names`)."""
     return {name: state[origin] for name, origin in names.items()}
@@ -268,38 +294,6 @@ def _compare_outputs(
         raise RuntimeError(f"{path}: logits differ from the genome's network by {difference}")
 
 
-# --- ONNX ---------------------------------------------------------------------------------------
-
-
-def export_onnx(genome: Genome, state: Mapping[str, Tensor] | None, path: Path) -> None:
-    """Writes the network as ONNX, for any number of images; with fresh weights without `state`.
-
-    Where onnxruntime is installed the file is run and compared (RuntimeError where it differs).
-    ValueError where onnx or onnxscript is missing.
-    """
-    require_onnx()
-    network = build(genome).eval()
-    if state is not None:
-        network.load_state_dict(state)
-    images = torch.randn(2, genome.in_channels, genome.resolution, genome.resolution)
-    write_onnx(network, images, path, any_batch=True)
-    if importlib.util.find_spec("onnxruntime") is not None:
-        _run_onnx(network, path, images)
-
-
-def _run_onnx(network: nn.Module, path: Path, images: Tensor) -> None:
-    import onnxruntime  # an optional dependency
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for batch in (images, torch.cat([images, images[:1]])):  # traced with two; try three too
-        with torch.no_grad():
-            expected = network(batch)
-        (found,) = session.run([OUTPUT], {INPUT: batch.numpy()})
-        difference = (torch.from_numpy(found) - expected).abs().max()
-        if not difference <= ONNX_TOLERANCE * expected.abs().max():
-            raise RuntimeError(f"{path}: ONNX logits of {len(batch)} images differ by {difference}")
-
-
 # --- README.md ----------------------------------------------------------------------------------
 
 
@@ -309,6 +303,7 @@ def _readme(
     facts: Mapping[str, str],
     files: set[str],
     classifier: Sequence[str],
+    differences: Mapping[str, float | None],
 ) -> str:
     side, given = genome.resolution, fact_rows(facts)
     rows = [
@@ -317,6 +312,7 @@ def _readme(
         *cost_rows(genome),
         ("Genome", genome.digest),
         *given,
+        ("Checked", _checked(differences)),
     ]
     table = "\n".join(f"| {_markdown(key)} | {_markdown(value)} |" for key, value in rows)
     sections = [f"# {name}", _README_START, f"| | |\n|---|---|\n{table}"]
@@ -336,9 +332,20 @@ def _readme(
     if "model.onnx" in files:
         weights = "the weights above" if "weights.safetensors" in files else "untrained weights"
         sections += ["## ONNX", _README_ONNX.format(genome, weights=weights)]
+    if "model.pt2" in files:
+        sections += ["## torch.export", _python(_PT2.format(genome))]
     present = [f"- `{file}`: {what}" for file, what in _FILES.items() if file in files]
     sections += ["## Files", "\n".join(present)]
     return "\n\n".join(sections) + "\n"
+
+
+def _checked(differences: Mapping[str, float | None]) -> str:
+    """How far what was written is from the network that was searched."""
+    said = ["`model.py` gives the same logits to the last bit in float32 on a CPU"]
+    for name, difference in differences.items():
+        far = "was not run here" if difference is None else f"differs by at most {difference:.1e}"
+        said.append(f"{FILES[name]} {far}")
+    return "; ".join(said).replace("`", "")
 
 
 def _python(code: str) -> str:
@@ -364,6 +371,8 @@ _FILES = {
     "weights.safetensors": "its weights",
     "model.onnx": "the network for ONNX runtimes",
     "model.onnx.data": "the weights of `model.onnx`",
+    "model.pt2": "the network for `torch.export.load`",
+    "model.torchscript.pt": "the network for `torch.jit.load`",
 }
 
 _README_START = """\
@@ -381,6 +390,13 @@ normalised images and their labels as whole numbers."""
 _README_ONNX = """\
 `model.onnx` is the same network with {weights}, for any number N of images: input `images`
 (N, {0.in_channels}, {0.resolution}, {0.resolution}), output `logits` (N, {0.classes})."""
+
+_PT2 = """\
+import torch
+
+network = torch.export.load("model.pt2").module()
+logits = network(torch.randn(2, {0.in_channels}, {0.resolution}, {0.resolution}))  # any number
+"""
 
 _USE = """\
 import torch

@@ -27,9 +27,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import results.export
+import results.formats
 from results.export import (
     export_network,
-    export_onnx,
     load_module,
     model_source,
     renamed,
@@ -37,6 +37,7 @@ from results.export import (
     verify,
     weight_names,
 )
+from results.formats import FILES
 from results.model_file import model_file
 from space import Genome, Stage, build, registered
 from space.blueprint import Blueprint
@@ -286,6 +287,9 @@ def test_source_is_formatted_and_clean(tmp_path):
 @pytest.mark.parametrize("part", DEFAULTS, ids=repr)
 def test_source_names_nothing_of_ours(part):
     tree = ast.parse(model_source(around(part), "toy"))
+    (perhaps,) = (node for node in tree.body if isinstance(node, ast.Try))
+    tree.body.remove(perhaps)
+    assert "timm" in ast.unparse(perhaps.body[0])  # which need not be there
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             packages = {alias.name.partition(".")[0] for alias in node.names}
@@ -366,7 +370,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_free_text_cannot_become_code(text, tmp_path):
-    benign = model_source(small(), "toy", {"search": "a run"})
+    benign = model_source(small(), safe_name(f"toy {text}"), {"search": "a run"})
     hostile = model_source(small(), f"toy {text}", {"search": text, text: text, "empty": ""})
     assert outside_docstring(hostile) == outside_docstring(benign)
     docstring = ast.get_docstring(ast.parse(hostile))
@@ -378,7 +382,7 @@ def test_free_text_cannot_become_code(text, tmp_path):
     table = [
         line for line in (tmp_path / "out" / "README.md").read_text().split("\n") if "|" in line
     ]
-    assert len(table) == 2 + 5 + 1  # its head, our rows, and one fact
+    assert len(table) == 2 + 6 + 1  # its head, our rows, and one fact
 
 
 def test_readme_takes_no_markup(tmp_path):
@@ -668,7 +672,7 @@ def test_onnx_without_its_packages_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = re.escape("needs onnx and onnxscript: pip install chimera-nas[export]")
     with pytest.raises(ValueError, match=message):
-        export_network(small(), tmp_path / "out", name="toy", onnx=True)
+        export_network(small(), tmp_path / "out", name="toy", formats=["onnx"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -679,7 +683,7 @@ def test_onnx_is_the_network_for_any_number_of_images(tmp_path):
     genome = small()
     network = randomise(build(genome))
     exported = export_network(
-        genome, tmp_path / "out", name="toy", state=network.state_dict(), onnx=True
+        genome, tmp_path / "out", name="toy", state=network.state_dict(), formats=["onnx"]
     )
     assert "model.onnx" in exported.files
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
@@ -694,4 +698,37 @@ def test_onnx_is_the_network_for_any_number_of_images(tmp_path):
 @pytest.mark.parametrize("part", SETTINGS, ids=repr)
 def test_every_part_goes_to_onnx(part, tmp_path):
     genome = around(part)
-    export_onnx(genome, randomise(build(genome)).state_dict(), tmp_path / "model.onnx")
+    exported = export_network(genome, tmp_path / "out", name="toy", formats=["onnx"])
+    assert exported.differences["onnx"] < 1e-4
+
+
+@pytest.mark.parametrize("form", ["torch-export", "torchscript"])
+def test_other_formats_are_the_network(form, tmp_path):
+    genome = small()
+    network = randomise(build(genome))
+    exported = export_network(
+        genome, tmp_path / "out", name="toy", state=network.state_dict(), formats=[form]
+    )
+    assert exported.differences[form] < 1e-5
+    path = tmp_path / "out" / FILES[form]
+    assert path.name in exported.files
+    images = torch.randn(4, 3, 32, 32)
+    found = torch.jit.load(path) if form == "torchscript" else torch.export.load(path).module()
+    torch.testing.assert_close(found(images), network(images), atol=1e-5, rtol=1e-4)
+    assert path.name in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_format_that_is_not_known_is_named(tmp_path):
+    with pytest.raises(ValueError, match="format is 'tflite', but must be one of onnx, torch-exp"):
+        export_network(small(), tmp_path / "out", name="toy", formats=["tflite"])
+
+
+def test_a_format_that_differs_is_not_written(tmp_path, monkeypatch):
+    def wrong(network, images, path):
+        path.write_text("?")
+        return lambda images: network(images) + 1
+
+    monkeypatch.setitem(results.formats.WRITERS, "torchscript", wrong)
+    with pytest.raises(RuntimeError, match=r"model.torchscript.pt: logits of 2 images differ by"):
+        export_network(small(), tmp_path / "out", name="toy", formats=["torchscript"])
+    assert list(tmp_path.iterdir()) == []
