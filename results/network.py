@@ -46,9 +46,10 @@ class Network(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier, none for 0 classes; all else stays."""
-        head = type(self.head)(num_classes or 1)
+        head = type(self.head)(num_classes or 1).to(next(self.parameters()).device)
         self.head.classifier = head.classifier if num_classes else nn.Identity()
         self.num_classes = num_classes
+        self.train(self.training)
 
     def forward_intermediates(
         self,

@@ -128,10 +128,10 @@ def test_the_code_of_an_exported_network_runs(command, exported, tmp_path):
     changed = shutil.copytree(exported, tmp_path / "changed")
     source = (changed / "model.py").read_text()
     assert source.count("def forward_features") == 1
-    assert "return self.head(self.forward_features(x))" in source
+    assert "return self.forward_head(self.forward_features(x))" in source
     source = source.replace(
-        "return self.head(self.forward_features(x))",
-        "kept = x.repeat(1, 50, 1, 1)\n        return self.head(self.forward_features(x))",
+        "return self.forward_head(self.forward_features(x))",
+        "kept = x.repeat(1, 50, 1, 1)\n        return self.forward_head(self.forward_features(x))",
     )
     (changed / "model.py").write_text(source)
     before, after = (

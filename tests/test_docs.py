@@ -18,7 +18,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from commands.options import LISTINGS, load_plugins, make_parser
-from results.export import export_network, load_module
+from results.export import export_network, load_module, names_of_export, renamed
 from run_search import PARSERS
 from search.controllers import CONTROLLERS
 from search.networks import NetworkProposals
@@ -250,7 +250,7 @@ def check_operator(kind: str, folder: Path) -> None:
     for i, genome in enumerate([space.sample(np.random.default_rng(seed)) for seed in range(3)]):
         export_network(genome, folder / str(i), name="example")
         exported = load_module(folder / str(i) / "model.py").model().eval()
-        exported.load_state_dict(supernet.state_of(genome))
+        exported.load_state_dict(renamed(supernet.state_of(genome), names_of_export(genome)))
         with torch.no_grad():
             torch.testing.assert_close(exported(images), supernet(genome, images))
 

@@ -391,7 +391,7 @@ def test_an_operator_of_ones_own(runs, tiny_space, own_operator):
     assert result["failed"] == 0
     for row in result["exported"]:
         module = load_module(ended.folder / "architectures" / row["name"] / "model.py")
-        assert "AverageBlock" in vars(module)
+        assert "Average" in vars(module)
         with torch.no_grad():
             assert module.model().eval()(torch.randn(1, 3, 32, 32)).shape == (1, 1000)
     assert config_of(ended.folder)["plugins"] == [str(own_operator)]

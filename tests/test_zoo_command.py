@@ -151,7 +151,7 @@ def test_zoo_export(command, tmp_path):
     assert "arXiv 2211.03295" in (home / "README.md").read_text()
     (home / "mine.txt").write_text("")
     (home / "model.py").unlink()
-    one_line(command(*words), "net", "another folder")
+    one_line(command(*words), "net", "another --out")
 
 
 # ---- scale

@@ -69,11 +69,13 @@ def parts_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The parts of a built or exported network by their paths, in the order of `Genome.parts`."""
     yield "stem", network.get_submodule("stem")
     for i, stage in enumerate(network.get_submodule("stages").children()):
-        downsample = stage.get_submodule("downsample")
-        if not isinstance(downsample, nn.Identity):
-            yield f"stages.{i}.downsample", downsample
-        for j, block in enumerate(stage.get_submodule("blocks").children()):
-            yield f"stages.{i}.blocks.{j}", block
+        children = dict(stage.named_children())
+        if "blocks" in children:  # built, and not exported
+            blocks, down = children.pop("blocks"), children.pop("downsample")
+            children = {} if isinstance(down, nn.Identity) else {"downsample": down}
+            children |= {f"blocks.{name}": block for name, block in blocks.named_children()}
+        for name, part in children.items():
+            yield f"stages.{i}.{name}", part
     yield "head", network.get_submodule("head")
 
 

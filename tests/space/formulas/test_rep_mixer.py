@@ -117,9 +117,9 @@ def test_stem(randomise):
 @pytest.mark.parametrize("bias", [True, False])
 def test_head(expansion, groups, squeeze_ratio, bias, randomise):
     def formula(x, p):
-        y = branches(x, p.at(0, "branches"), groups=groups, skip=expansion == 1)
-        y = gelu(squeeze_excite(y, p.at(1)) if squeeze_ratio else y)
-        return linear(y.mean((1, 2))[:, None, None], p.at(3), bias=bias)[:, 0, 0]
+        y = branches(x, p.at("features", 0, "branches"), groups=groups, skip=expansion == 1)
+        y = gelu(squeeze_excite(y, p.at("features", 1)) if squeeze_ratio else y)
+        return linear(y.mean((1, 2))[:, None, None], p.at("classifier"), bias=bias)[:, 0, 0]
 
     part = MobileOneHead(expansion=expansion, squeeze_ratio=squeeze_ratio, norm="batch", bias=bias)
     module = randomise(part.build(Site(6, 5, 3, 4)))
