@@ -117,10 +117,14 @@ def test_exported_networks(command, exported):
         told(command("cost", path, "--json"))
         for path in (exported, exported / "model.py", exported / "genome.json")
     ]
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
+    assert {**found[0], "devices": []} == {**found[2], "devices": []}
+    # Its code takes the same steps, and lets go of some tensors sooner.
+    exported_peak, peak = (told["devices"][0]["peak_memory"] for told in found[1:])
+    assert 0.8 * peak < exported_peak <= peak
     assert found[0]["name"] == "mine"
     assert found[0]["macs"] == expected.cost().macs
-    assert found[0]["devices"][0]["peak_memory"] == peak_memory(expected, Device())
+    assert found[2]["devices"][0]["peak_memory"] == peak_memory(expected, Device())
 
 
 def test_the_code_of_an_exported_network_runs(command, exported, tmp_path):
