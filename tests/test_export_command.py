@@ -48,13 +48,10 @@ def test_weights_go_along_by_either_name(command, written, tmp_path):
     network = build(genome).eval()
     state = network.state_dict()
     source = shutil.copytree(folder, tmp_path / "source")
+    beside, other = source / "weights.safetensors", tmp_path / "other.safetensors"
     named = renamed(state, names_of_export(genome))
-    save_file(
-        {name: value.clone() for name, value in named.items()}, source / "weights.safetensors"
-    )
-    save_file(
-        {name: value.clone() for name, value in state.items()}, tmp_path / "genome.safetensors"
-    )
+    for weights, path in ((named, beside), (state, other)):
+        save_file({name: value.clone() for name, value in weights.items()}, path)
     images = torch.randn(1, 3, 64, 64)
     for i, words in enumerate(((), ("--weights", other))):
         ended = command("export", source, "--out", tmp_path / str(i), *words)
