@@ -62,14 +62,20 @@ def compacted(source: str) -> Compact:
     """`source` of a network, shorter; it computes the same."""
     file = _File.read(_shortened(source))
     kept: set[str] = set()
-    best = file.flat(kept)
-    for name in file.by_use(best.taken_apart):
-        other = file.flat({*kept, name})
-        if other.length() < best.length():
-            kept.add(name)
-            best = other
-    best.tidy()
-    return Compact(formatted(best.text()), best.origins)
+    flats = {name: file.flattened(name, kept) for name in file.builders()}
+    least = file.length(flats)
+    apart = {cls for flat in flats.values() if flat is not None for cls in flat.taken_apart}
+    for cls in file.by_use(apart):
+        others = {
+            name: file.flattened(name, {*kept, cls}) if flat and cls in flat.taken_apart else flat
+            for name, flat in flats.items()
+        }
+        length = file.length(others)
+        if length < least:
+            kept, flats, least = {*kept, cls}, others, length
+    file.put(flats)
+    file.tidy()
+    return Compact(formatted(file.text()), file.origins)
 
 
 @dataclass(eq=False)
@@ -85,7 +91,9 @@ class _File:
     texts: Mapping[str, str]  # of definitions as they were written, comments included
     dumps: Mapping[str, str]
     origins: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    taken_apart: set[str] = field(default_factory=set)
+    _known: dict[tuple[str, int], tuple[float, list[str], Flattened | None]] = field(
+        default_factory=dict
+    )
 
     @classmethod
     def read(cls, source: str) -> _File:
@@ -138,29 +146,57 @@ class _File:
         )
         return sorted(classes, key=lambda name: (-uses[name], name))
 
-    def flat(self, kept: Collection[str]) -> _File:
-        """The file with builders as classes, where that can be, and without what nobody needs."""
-        classes = {n: node for n, node in self.named.items() if isinstance(node, ast.ClassDef)}
-        found = copy.copy(self)
-        found.named, found.origins, found.taken_apart = {}, {}, set()
-        titles: dict[str, str] = {}
-        for name, node in self.named.items():
-            flat = None
-            if isinstance(node, ast.FunctionDef) and _is_builder(node):
-                built, apart = _built(node), _NOTHING if _is_head(node) else kept
-                if built is not None and dotted(built.func) not in apart:
-                    flat = flattened(copy.deepcopy(built), classes, apart, (CLASSIFIER,))
-            if flat is None:
-                found.named[name] = copy.deepcopy(node)
-                continue
-            assert isinstance(node, ast.FunctionDef)
-            found.named[name] = _as_class(name, node, flat)
-            found.taken_apart |= {*flat.taken_apart}
-            titles[name] = _title(name)
-            found.origins[name] = flat.origins
-        found.drop_unused()
-        found._rename(titles)
-        return found
+    def builders(self) -> list[str]:
+        """The functions that put modules together."""
+        return [name for name, node in self.named.items() if _is_builder(node)]
+
+    def flattened(self, name: str, kept: Collection[str]) -> Flattened | None:
+        """What a builder makes as one class, where that can be."""
+        node = self.named[name]
+        assert isinstance(node, ast.FunctionDef)
+        built, apart = _built(node), _NOTHING if _is_head(node) else kept
+        if built is None or dotted(built.func) in apart:
+            return None
+        classes = {n: cls for n, cls in self.named.items() if isinstance(cls, ast.ClassDef)}
+        return flattened(copy.deepcopy(built), classes, apart, (CLASSIFIER,))
+
+    def length(self, flats: Mapping[str, Flattened | None]) -> float:
+        """How much there is to read, in lines, with these classes in place of functions."""
+        needed: set[str] = set()
+        pending, length = [*_words(self.entry), *_words(self.closing)], 0.0
+        while pending:
+            name = pending.pop()
+            if name not in needed and name in self.named:
+                needed.add(name)
+                alone, read = self._measured(name, flats.get(name))
+                length += alone
+                pending += read
+        return length
+
+    def _measured(self, name: str, flat: Flattened | None) -> tuple[float, list[str]]:
+        """The length of one definition, and the names that it reads."""
+        key = (name, id(flat))
+        if key not in self._known:
+            node = self.named[name]
+            if flat is not None:
+                assert isinstance(node, ast.FunctionDef)
+                node = _as_class(name, node, flat)
+            text = ast.unparse(ast.fix_missing_locations(node))
+            length = text.count("\n") + 1 + len(re.sub(r"\s+", " ", text)) / _WIDTH
+            self._known[key] = (length, _read([node]), flat)
+        return self._known[key][:2]
+
+    def put(self, flats: Mapping[str, Flattened | None]) -> None:
+        """Puts classes in the place of functions, and leaves out what nobody needs."""
+        for name, flat in flats.items():
+            node = self.named[name]
+            if flat is not None:
+                assert isinstance(node, ast.FunctionDef)
+                self.named[name] = _as_class(name, node, flat)
+                self.origins[name] = flat.origins
+        self.named = {name: copy.deepcopy(node) for name, node in self.named.items()}
+        self.drop_unused()
+        self._rename({name: _title(name) for name, flat in flats.items() if flat is not None})
 
     def _rename(self, titles: Mapping[str, str]) -> None:
         """Classes that were functions get names of classes."""
@@ -196,11 +232,6 @@ class _File:
                 needed.add(name)
                 pending += _read([self.named[name]])
         self.named = {name: node for name, node in self.named.items() if name in needed}
-
-    def length(self) -> float:
-        """How much there is to read, in lines."""
-        text = "\n".join(_unparsed(node) for node in self.named.values())
-        return text.count("\n") + len(re.sub(r"\s+", " ", text)) / _WIDTH
 
     def tidy(self) -> None:
         """Takes out what this network does not need, until nothing is left to do."""
@@ -322,10 +353,9 @@ def _shortened(source: str) -> str:
         text, node = ast.get_docstring(cls), cls.body[0]
         first, *more = (text or "").split("\n\n")
         said = [first, *(part for part in more if part.startswith("Source"))]
-        if len(said) > len(more):
+        if not more:
             continue
-        short = "\n\n".join(said)
-        short += "" if "\n" not in short else "\n"
+        short = "\n".join(textwrap.wrap(" ".join(said), LINE_LENGTH - 8, break_on_hyphens=False))
         assert node.end_lineno is not None
         lines[node.lineno - 1 : node.end_lineno] = textwrap.indent(
             f'"""{short}"""', "    ", lambda line: bool(line.strip())
@@ -540,6 +570,7 @@ def _fix_attributes(cls: ast.ClassDef, file: _File) -> None:
         node.attr for node in file.nodes() if isinstance(node, ast.Attribute) and not of_self(node)
     }
     _join_reset(cls, file)
+    _join_formulas(cls, file)
     methods = [node for node in cls.body if isinstance(node, ast.FunctionDef)]
     if _heirs(cls, file) or any(dotted(base) in file.named for base in cls.bases):
         return
@@ -574,7 +605,7 @@ def _fix_attributes(cls: ast.ClassDef, file: _File) -> None:
 def _join_base(cls: ast.ClassDef, file: _File) -> None:
     """The class with what it has from a class of the file that is nobody else's base."""
     base = file.named.get(dotted(cls.bases[0])) if len(cls.bases) == 1 else None
-    if not isinstance(base, ast.ClassDef) or base.name in _STAYS or _calls(base, file):
+    if not isinstance(base, ast.ClassDef) or base.name in _STAYS:
         return
     users = [n for n in file.nodes() if isinstance(n, ast.Name) and n.id == base.name]
     above = [node for node in ast.walk(cls) if ast.unparse(node).startswith("super()")]
@@ -611,6 +642,41 @@ def _join_reset(cls: ast.ClassDef, file: _File) -> None:
         at = init.body.index(calls[0])
         init.body[at : at + 1] = without_docstring(reset.body)
         cls.body.remove(reset)
+
+
+def _join_formulas(cls: ast.ClassDef, file: _File) -> None:
+    """Methods that are one expression where they are called, if that is no longer than the call."""
+    if _heirs(cls, file):
+        return
+    formulas = {}
+    for node in cls.body:
+        if isinstance(node, ast.FunctionDef) and node.name not in _NEEDED:
+            body = without_docstring(node.body)
+            if len(body) == 1 and isinstance(body[0], ast.Return) and body[0].value is not None:
+                formulas[node.name] = (node, body[0].value)
+    joiner = _Formulas(formulas)
+    for node in cls.body:
+        if isinstance(node, ast.FunctionDef):
+            node.body = [joiner.visit(statement) for statement in node.body]
+
+
+class _Formulas(ast.NodeTransformer):
+    def __init__(self, formulas: Mapping[str, tuple[ast.FunctionDef, ast.expr]]):
+        self.formulas = formulas
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        method, value = self.formulas.get(of_self(node.func), (None, None))
+        if method is None or value is None:
+            return node
+        is_static = [ast.unparse(given) for given in method.decorator_list] == ["staticmethod"]
+        try:
+            given = bind(method, node, bound=not is_static)
+        except Unknown:
+            return node
+        found = Folder(given, {}).fold(value)
+        is_plain = not method.decorator_list or is_static
+        return found if is_plain and len(ast.unparse(found)) <= len(ast.unparse(node)) else node
 
 
 def _constant_attributes(

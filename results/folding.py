@@ -158,6 +158,8 @@ class Folder(ast.NodeTransformer):
             return ast.BinOp(left, node.op, right) if value is None else ast.Constant(value)
         if isinstance(node.op, ast.FloorDiv) and _is_int(right, 1):
             return left
+        if isinstance(node.op, ast.Add) and _is_less_by(left, right):
+            return left.left  # a - 1 + 1
         if isinstance(node.op, ast.Mult) and (_is_int(right, 1) or _is_int(left, 1)):
             return left if _is_int(right, 1) else right
         return ast.BinOp(left, node.op, right)
@@ -220,7 +222,9 @@ class Folder(ast.NodeTransformer):
                     again = ast.If(test, inner or [ast.Pass()], orelse)
                     found.append(ast.copy_location(again, statement))
             else:
-                found.append(self.visit(copy.deepcopy(statement)))
+                folded = self.visit(copy.deepcopy(statement))
+                if not _says_nothing(folded):
+                    found.append(folded)
             if found and isinstance(found[-1], ast.Return | ast.Raise):
                 break
         return found
@@ -231,12 +235,26 @@ def _is_int(node: ast.expr, value: int | None = None) -> TypeGuard[ast.Constant]
     return known and (value is None or node.value == value)  # type: ignore[attr-defined]
 
 
+def _is_less_by(node: ast.expr, number: ast.expr) -> TypeGuard[ast.BinOp]:
+    """Whether an expression is something less that number."""
+    is_less = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is_int(number)
+    return is_less and ast.dump(node.right) == ast.dump(number)  # type: ignore[attr-defined]
+
+
 def _takes_all(node: ast.expr) -> bool:
     """Whether a part of a subscript leaves a dimension as it is: `:`, `::1`, `...`."""
     if isinstance(node, ast.Slice):
         step = node.step is None or _is_int(node.step, 1)
         return node.lower is None and node.upper is None and step
     return isinstance(node, ast.Constant) and node.value is ...
+
+
+def _says_nothing(statement: ast.stmt) -> bool:
+    """Whether a statement is `x = x`."""
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Name):
+        return False
+    (target,) = statement.targets
+    return isinstance(target, ast.Name) and target.id == statement.value.id
 
 
 def _compared(left: object, op: ast.cmpop, right: object) -> bool | None:
