@@ -4,7 +4,7 @@ PYTHON ?= python3
 BUDGET ?= 4GFLOPs
 RUN := .venv/bin/python
 
-.PHONY: search test test-slow check zoo ranking search-tables latency-tables bench bench-latency bench-gpu bench-gpu-ranking clean
+.PHONY: search test test-slow check docs reference zoo ranking search-tables latency-tables bench bench-latency bench-gpu bench-gpu-ranking clean
 
 search: .venv/run
 	$(RUN) run_search.py --budget $(BUDGET)
@@ -16,13 +16,25 @@ test: .venv/test check
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto $(ALONE)
 	$(RUN) -m pytest -q $(ALONE:%=--ignore=%)
 
-test-slow: .venv/test
+test-slow: .venv/test .venv/docs
 	$(RUN) -m pytest -q -m slow
 
 check: .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# The site of docs/, in site/; any warning, such as a link that leads nowhere, is an error.
+docs: .venv/docs
+	$(RUN) -m mkdocs build --strict --quiet
+
+.venv/docs: .venv/run
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+# The pages that are made from the code and from results: docs/reference and docs/measured.md.
+reference: .venv/run
+	$(RUN) -m pages.reference
 
 # The table of published networks, docs/zoo.md.
 zoo: .venv/run

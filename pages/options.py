@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from unittest.mock import patch
 
 from commands.options import make_parser
@@ -12,6 +11,7 @@ from pages.markdown import MADE_BY, table
 from run_search import PARSERS
 
 PROGRAM = "python run_search.py"
+PLAIN = {"options", "positional arguments"}  # the groups that argparse makes by itself
 
 
 def page() -> str:
@@ -75,9 +75,11 @@ def section(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
         for group in parser._action_groups
     ]
     groups = [(about, actions) for about, actions in groups if actions]
+    if {about for about, _ in groups} <= PLAIN:  # words first, then options, in one table
+        groups = [("", [action for _, actions in groups for action in actions])]
     for about, actions in groups:
         yield ""
-        if len(groups) > 1 and about not in ("options", "positional arguments"):
+        if about not in ("", *PLAIN):
             yield f"**{about[0].upper()}{about[1:]}**"
             yield ""
         rows = [[_name(action), _help(parser, action)] for action in actions]
@@ -93,9 +95,8 @@ def _usage(action: argparse.Action) -> str:
     if isinstance(action, argparse._SubParsersAction):
         return f"[{action.metavar}]"
     word = _value(action)
-    return f"[{word} ...]" if action.nargs in ("*",) else f"{word} ..." * (action.nargs == "+") or (
-        f"[{word}]" if action.nargs == "?" else word
-    )
+    shapes = {"*": f"[{word} ...]", "+": f"{word} ...", "?": f"[{word}]"}
+    return shapes.get(str(action.nargs), word)
 
 
 def _name(action: argparse.Action) -> str:
@@ -124,7 +125,3 @@ def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
         more.append("needed")
     joined = "; ".join([text, *more] if text else more)
     return " ".join(joined.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
-
-
-def path(root: Path) -> Path:
-    return root / "docs" / "reference" / "commands.md"

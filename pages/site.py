@@ -29,6 +29,7 @@ DOCUMENTS = {
     "README.md": "overview.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "benchmarks/README.md": "benchmarks.md",
 }
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", "Makefile": "make"}
 HIDDEN = {"__pycache__"}
