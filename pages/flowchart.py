@@ -21,6 +21,7 @@ NODE = re.compile(r'\s*(?P<name>\w+)(?:\["(?P<label>[^"]*)"\])?\s*')
 ARROW = re.compile(r'--(?: "(?P<text>[^"]*)" --)?>')
 CHARACTER, HEIGHT, MARGIN = 7.4, 34.0, 12.0  # pixels
 BETWEEN, LAYERS = 26.0, 46.0  # gaps inside a layer, and from layer to layer
+BACK = 9.0  # beside the middle of a box, where an edge against the direction comes and goes
 SWEEPS = 12
 
 
@@ -192,10 +193,15 @@ def _drawn(
     pairs = {(source, target) for source, target, _ in chart.edges}
     for path, (source, target, said) in zip(paths, chart.edges, strict=True):
         shift = 14.0 if (target, source) in pairs else 0.0
-        shift = shift if at[source][not chart.across] < at[target][not chart.across] else -shift
+        forth = at[source][not chart.across] < at[target][not chart.across]
+        if not forth:  # and one that goes back leaves room for those that come
+            shift = -shift if shift else BACK
         points = [at[name] for name in path]
+        if not chart.across:  # straight where a layer is passed
+            ahead = HEIGHT / 2 if forth else -HEIGHT / 2
+            passed = [[(x, y - ahead), (x, y + ahead)] for x, y in points[1:-1]]
+            points = [points[0], *(point for pair in passed for point in pair), points[-1]]
         points = [(x, y + shift) if chart.across else (x + shift, y) for x, y in points]
-        forth = points[0][not chart.across] < points[-1][not chart.across]
         points[0] = _edge_of(points[0], width[source], chart.across, forth)
         points[-1] = _edge_of(points[-1], width[target], chart.across, not forth)
         lines.append(f'<path d="{_curve(points, chart.across)}" marker-end="url(#tip)"/>')

@@ -121,7 +121,7 @@ def section(kind: type[Part]) -> Iterator[str]:
         yield ""
     cost = part.cost(site)
     yield (
-        f"**Example**, {whose}: {_place(site)}. {cost.macs:,} MACs, {cost.params:,} parameters, "
+        f"**Example**, {whose}: {_place(part, site)}. {cost.macs:,} MACs, {cost.params:,} parameters, "
         f"{cost.activations:,} activations, {cost.bytes_moved:,} bytes moved."
     )
     yield ""
@@ -196,9 +196,11 @@ def _flows(kind: type[Part]) -> str:
     return ", ".join(words.get(flow, flow) for flow in kind.takes)
 
 
-def _place(site: Site) -> str:
+def _place(part: Part, site: Site) -> str:
     beside = f", {site.flow.count} {site.flow.kind} beside it" if site.flow.kind != "map" else ""
     into = f"{site.in_channels} x {site.height} x {site.width}"
+    if part.category == "head":
+        return f"{into}{beside} to {site.channels} classes"
     if site.stride == 1 and site.in_channels == site.channels:
         return f"{into}{beside}"
     return f"{into}{beside} to {site.channels} channels, stride {site.stride}"

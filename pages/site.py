@@ -68,7 +68,11 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return f"]({link}{anchor})"
 
     markdown = outside_blocks(lambda text: LINK.sub(pointed, text), markdown)
-    return fenced(markdown, "mermaid", lambda body: f'<div class="diagram">{svg(body)}</div>')
+    return fenced(markdown, "mermaid", diagram)
+
+
+def diagram(body: str) -> str:
+    return f'<div class="diagram" data-search-exclude>{svg(body)}</div>'
 
 
 def links_out(document: str) -> Iterator[str]:

@@ -35,7 +35,7 @@ from supernet.network import Supernet
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
     *("space", "search", "supernet", "evaluator", "results", "commands"),
-    *("tests", "docs", "benchmarks"),
+    *("tests", "docs", "benchmarks", "pages"),
 )
 PROGRAM = "python run_search.py "
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -47,7 +47,7 @@ MISSING_IS_FINE = {
     "tests/space/test_conv_mixer.py",
 }
 
-paths = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+paths = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
 PROSE = {name: BLOCK.sub("", text) for name, text in TEXTS.items()}
 INLINE = {name: re.findall(r"`([^`\n]+)`", text) for name, text in PROSE.items()}
