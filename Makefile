@@ -16,7 +16,7 @@ test: .venv/test check
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto $(ALONE)
 	$(RUN) -m pytest -q $(ALONE:%=--ignore=%)
 
-test-slow: .venv/test .venv/docs
+test-slow: .venv/test
 	$(RUN) -m pytest -q -m slow
 
 check: .venv/test
@@ -25,12 +25,8 @@ check: .venv/test
 	.venv/bin/mypy
 
 # The site of docs/, in site/; any warning, such as a link that leads nowhere, is an error.
-docs: .venv/docs
-	$(RUN) -m mkdocs build --strict --quiet
-
-.venv/docs: .venv/run
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	@touch $@
+docs: .venv/test
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 # The pages that are made from the code and from results: docs/reference and docs/measured.md.
 reference: .venv/run
@@ -54,7 +50,7 @@ clean:
 	@touch $@
 
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test,export,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test,export,dev,docs]'
 	@touch $@ .venv/run
 
 # The page of rankings, docs/ranking.md, from benchmarks/results.

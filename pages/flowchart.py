@@ -119,7 +119,8 @@ def svg(text: str) -> str:
     width = {name: CHARACTER * len(chart.labels[name]) + 24 for name in chart.labels}
     side = {n: 8.0 if ":" in n else (HEIGHT if chart.across else width[n]) for n in neighbours}
     place = _places(rows, neighbours, side)
-    deep, depth = 0.0, {}
+    deep = 0.0
+    depth: dict[str, float] = {}
     for row in rows:
         thick = max(width.get(n, 0.0) for n in row) if chart.across else HEIGHT
         texts = (t for s, _, t in chart.edges if s in row)

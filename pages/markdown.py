@@ -11,7 +11,9 @@ MADE_BY = (
 )
 # `](target)`, not of an address with spaces.
 LINK = re.compile(r"\]\((?P<link>[^)\s]+)\)")
-BLOCK = re.compile(r"^(?P<fence>`{3,})(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=fence)$", re.M | re.S)
+BLOCK = re.compile(
+    r"^(?P<fence>`{3,})(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=fence)$", re.M | re.S
+)
 
 
 def outside_blocks(change: Callable[[str], str], text: str) -> str:

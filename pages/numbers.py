@@ -178,6 +178,19 @@ PAGES: Mapping[str, str] = {
     "kernels.md": "kernels_page",
 }
 
+ABOUT = (
+    "Each number that the documents claim stands in a result file of "
+    "[benchmarks/results](../benchmarks/results), with the command that made it, the machine, "
+    "the versions and the seeds. [benchmarks/README.md](../benchmarks/README.md) says what "
+    "each script measures. This page is made from those files by `make reference`, and a test "
+    "holds that it is up to date."
+)
+CLAIMED = (
+    "A test holds each to its file, and holds that the README claims no number of a result "
+    "beside these. A 95% interval is over which networks were drawn; it says nothing of "
+    "another training. Where there is one seed, nobody knows yet how far another would be."
+)
+
 
 @cache
 def result(file: str) -> Any:
@@ -199,17 +212,11 @@ def page() -> str:
     lines = [
         "# Where the numbers come from",
         "",
-        "Each number that the documents claim stands in a result file of "
-        "[benchmarks/results](../benchmarks/results), with the command that made it, the machine, "
-        "the versions and the seeds. [benchmarks/README.md](../benchmarks/README.md) says what "
-        "each script measures. This page is made from those files by `make reference`, and a test "
-        "holds that it is up to date.",
+        ABOUT,
         "",
         "## Numbers in the text",
         "",
-        "A test holds each to its file, and holds that the README claims no number of a result "
-        "beside these. A 95% interval is over which networks were drawn; it says nothing of "
-        "another training. Where seeds are one, nobody knows yet how far another would be.",
+        CLAIMED,
         "",
         *table(
             ["Where", "Number", "Of what", "95% interval", "Result", "Seeds"],
@@ -221,8 +228,7 @@ def page() -> str:
         "",
         "## Pages of measurements",
         "",
-        "These are written by scripts from the result files that they name, and tests hold that "
-        "they are up to date.",
+        "Written by scripts from the results that they name; tests hold that they are up to date.",
         "",
         *table(
             ["Page", "Written by"],
@@ -293,7 +299,7 @@ def _file_row(path: Path) -> list[str]:
 
 
 def plain_command(command: str) -> str:
-    """In code marks; a path of some machine's is its last name, one in the project as from there."""
+    """In code marks; a path of some machine is its last name, one in the project as from there."""
     words = []
     for word in command.split():
         inside = re.search(r"benchmarks/results/.*", word)

@@ -11,6 +11,12 @@ from pages.markdown import MADE_BY, table
 from run_search import PARSERS
 
 PROGRAM = "python run_search.py"
+ABOUT = (
+    "Where `pip install` has put the project into an environment, `chimera` is the same as "
+    f"`{PROGRAM}`. Results go to standard output, progress to standard error. The exit code "
+    "is 0 where all went well, 1 where a check found something (`zoo --check`), 2 for what a "
+    "caller got wrong, 130 after Ctrl-C."
+)
 PLAIN = {"options", "positional arguments"}  # the groups that argparse makes by itself
 
 
@@ -26,9 +32,7 @@ def page() -> str:
         "",
         f"Every command and every option, as `--help` prints them. {MADE_BY}",
         "",
-        "Where `pip install` has put the project into an environment, `chimera` is the same as "
-        f"`{PROGRAM}`. Results go to standard output, progress to standard error. The exit code "
-        "is 0 where all went well, 2 for what a caller got wrong, 130 after Ctrl-C.",
+        ABOUT,
         "",
         *table(
             ["Command", "What it does"],

@@ -1,4 +1,4 @@
-"""Writes the reference of parts: docs/reference/operators.md, downsampling.md, stems.md and heads.md.
+"""Writes the reference of parts, in docs/reference: operators, downsampling modules, stems, heads.
 
 All of it comes from the code: what a part's file says of it, its genes with their values, the
 modules that it is made of, and what these cost at one place.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from inspect import cleandoc, isclass
@@ -33,18 +33,17 @@ from space.genes import (
 from space.presets import Preset, presets
 
 ROOT = Path(__file__).parents[1]
-# Category -> its page, title, decorator's folder, and what such a part does.
+# Category -> its page, title, and what such a part does.
 PAGES: Mapping[str, tuple[str, str, str]] = {
     "operator": (
         "operators",
         "Operators",
-        "An operator mixes pixels and channels; the blocks of a network are operators. Many may "
-        "also stand where a downsampling module does.",
+        "An operator mixes pixels and channels; the blocks of a network are operators.",
     ),
     "downsampling": (
         "downsampling",
         "Downsampling modules",
-        "A downsampling module changes resolution and width between stages.",
+        "It changes resolution and width between stages. Many operators can stand there too.",
     ),
     "stem": ("stems", "Stems", "A stem reads the image."),
     "head": ("heads", "Heads", "A head makes the logits from the last map."),
@@ -58,23 +57,25 @@ EXAMPLES: Mapping[str, tuple[Site, ...]] = {
 }
 IMAGE = 224  # side of the image that a stem is shown with
 MANY = 64  # values beyond which a gene is not tried one by one
-MODULE_DOC = re.compile(r'"""(.*?)"""', re.DOTALL)
+HOW_TO_READ = (
+    "Values and defaults are written as in a [space file](../spaces.md). A gene that a space "
+    "does not name has its default. *MACs* of a gene are the least and the most that its "
+    "values make at the example, the other genes being as there; it is empty where they make "
+    "no difference, where the gene takes any number, or where no other value goes with these. "
+    "1 MAC is one multiply-add; norms, activations and pooling do not count."
+)
 
 
 def page(category: str) -> str:
     """The text of a category's page."""
-    name, title, about = PAGES[category]
+    _, title, about = PAGES[category]
     parts = registered(category)
     lines = [
         f"# {title}",
         "",
         f"{about} {MADE_BY}",
         "",
-        "Values and defaults are written as in a [space file](../spaces.md). A gene that a space "
-        "does not name has its default. *MACs* of a gene are the least and the most that its "
-        "values make at the example, the other genes being as there; it is empty where they make "
-        "no difference, where the gene takes any number, or where no other value goes with these. "
-        "1 MAC is one multiply-add; norms, activations and pooling do not count.",
+        HOW_TO_READ,
         "",
         *table(
             [f"{category.capitalize()}", "What it is", "Genes", "MACs", "Parameters"],
@@ -88,7 +89,7 @@ def page(category: str) -> str:
 
 
 def _row(kind: type[Part]) -> list[str]:
-    part, site, _ = example(kind)
+    part, site, _ = example(kind)  # type: ignore[arg-type]  # mypy: a class has a hash
     cost = part.cost(site)
     return [
         f"[`{kind.kind}`](#{kind.kind})",
@@ -101,7 +102,7 @@ def _row(kind: type[Part]) -> list[str]:
 
 def section(kind: type[Part]) -> Iterator[str]:
     """All of one part."""
-    part, site, whose = example(kind)
+    part, site, whose = example(kind)  # type: ignore[arg-type]
     path = Path(sys.modules[kind.__module__].__file__ or "").relative_to(ROOT).as_posix()
     yield f"## {kind.kind}"
     yield ""
@@ -121,8 +122,9 @@ def section(kind: type[Part]) -> Iterator[str]:
         yield ""
     cost = part.cost(site)
     yield (
-        f"**Example**, {whose}: {_place(part, site)}. {cost.macs:,} MACs, {cost.params:,} parameters, "
-        f"{cost.activations:,} activations, {cost.bytes_moved:,} bytes moved."
+        f"**Example**, {whose}: {_place(part, site)}. {cost.macs:,} MACs, "
+        f"{cost.params:,} parameters, {cost.activations:,} activations, "
+        f"{cost.bytes_moved:,} bytes moved."
     )
     yield ""
     changed = part_to_json(part, brief=True)
@@ -150,7 +152,7 @@ def example(kind: type[Part]) -> tuple[Part, Site, str]:
     part = kind()
     if part.category == "stem":
         channels, stride = part.channels, part.stride  # type: ignore[attr-defined]
-        places = (Site(3, channels, IMAGE, IMAGE, stride),)
+        places: tuple[Site, ...] = (Site(3, channels, IMAGE, IMAGE, stride),)
     else:
         places = EXAMPLES[part.category]
     for site in places:
@@ -250,8 +252,18 @@ def written(value: Any) -> str:
 
 
 def prose(text: str) -> str:
-    """A docstring as Markdown: nothing in it is markup but code and lists."""
-    lines = escaped(text).splitlines()
+    """A docstring as Markdown: nothing in it is markup but code and lists; a formula on lines of
+    its own is indented."""
+    out: list[str] = []
+    for block in re.split(r"(\n\n(?: {4}.*\n?)+(?:\n|\Z))", text):
+        if block.startswith("\n\n    "):
+            out += ["", "```text", *cleandoc(block).splitlines(), "```", ""]
+        else:
+            out += plain_prose(escaped(block).splitlines())
+    return "\n".join(out)
+
+
+def plain_prose(lines: Sequence[str]) -> list[str]:
     out: list[str] = []
     for i, line in enumerate(lines):
         begins = line.startswith("- ")
@@ -261,7 +273,7 @@ def prose(text: str) -> str:
         if starts and i and lines[i - 1].strip():
             out.append("")
         out.append(line)
-    return "\n".join(out)
+    return out
 
 
 def escaped(text: str) -> str:

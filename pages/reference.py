@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from pages import numbers, options, parts
@@ -18,7 +19,7 @@ def pages() -> Mapping[Path, Callable[[], str]]:
         DOCS / "measured.md": numbers.page,
     }
     for category, (name, *_) in parts.PAGES.items():
-        made[DOCS / "reference" / f"{name}.md"] = lambda category=category: parts.page(category)
+        made[DOCS / "reference" / f"{name}.md"] = partial(parts.page, category)
     return made
 
 

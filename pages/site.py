@@ -20,7 +20,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from pages.flowchart import svg
-from pages.markdown import LINK, fenced, outside_blocks
+from pages.markdown import BLOCK, LINK, fenced, outside_blocks
 
 ROOT = Path(__file__).parents[1]
 DOCS = "docs"
@@ -78,9 +78,7 @@ def diagram(body: str) -> str:
 def links_out(document: str) -> Iterator[str]:
     """Paths in the repository, outside docs/, to which a document has links."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    found: list[str] = []
-    outside_blocks(lambda part: found.extend(m["link"] for m in LINK.finditer(part)) or part, text)
-    for link in found:
+    for link in LINK.findall(BLOCK.sub("", text)):
         target, _ = target_of(document, link)
         if target is not None and target not in DOCUMENTS and not target.startswith(f"{DOCS}/"):
             yield target

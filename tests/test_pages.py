@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ import pytest
 from pages import numbers
 from pages.flowchart import layers_of, parse, svg
 from pages.markdown import BLOCK, LINK, fenced, outside_blocks
-from pages.reference import pages
 from pages.parts import drawing, written
+from pages.reference import pages
 from space.genes import Site, registered
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +47,8 @@ def test_every_part_has_its_section():
 def test_a_drawing_has_the_cost_of_each_module():
     part, site = registered("operator")["inverted_bottleneck"](expansion=2), Site(8, 8, 4, 4)
     lines = drawing(part.blueprint(site))
-    assert lines[1].split() == ["Residual", f"{part.cost(site).macs:,}", f"{part.cost(site).params:,}"]
+    cost = part.cost(site)
+    assert lines[1].split() == ["Residual", f"{cost.macs:,}", f"{cost.params:,}"]
     linear = next(line for line in lines if "Pointwise(8, 16" in line)
     assert linear.split()[-2:] == [f"{8 * 16 * 16:,}", "128"]
 
@@ -111,9 +113,11 @@ def test_a_node_stands_behind_all_that_lead_to_it():
     assert layers_of(chart) == {"a": 0, "b": 1, "c": 1, "d": 2}
 
 
-@pytest.mark.parametrize("text", ["graph TD\n a --> b", "flowchart TD\n a ==> b", "flowchart TD\n --> b"])
+@pytest.mark.parametrize(
+    "text", ["graph TD\n a --> b", "flowchart TD\n a = b", "flowchart TD\n -"]
+)
 def test_a_diagram_that_cannot_be_read_is_refused(text):
-    with pytest.raises(ValueError, match="begins with|cannot read"):
+    with pytest.raises(ValueError, match=r"begins with|cannot read"):
         parse(text)
 
 
@@ -131,17 +135,16 @@ def test_code_is_left_alone():
 def test_lists_and_tables_stand_apart(path):
     """GitHub takes a list or a table right behind a line of text; the site's Markdown does not."""
     lines = BLOCK.sub("", path.read_text(encoding="utf-8")).splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         if line.startswith(("- ", "1. ")) and before.strip():
             assert before.startswith(("- ", "  ", "1. ")) or re.match(r"\d+\. ", before), line
-        if line.startswith("|") and before.strip():
+        if re.match(r"\|.*\|$", line) and before.strip():
             assert before.startswith(("|", "<!--")), line
 
 
 # ---- the site
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs .[docs]")
 def test_the_site_builds_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
