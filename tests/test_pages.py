@@ -113,9 +113,7 @@ def test_a_node_stands_behind_all_that_lead_to_it():
     assert layers_of(chart) == {"a": 0, "b": 1, "c": 1, "d": 2}
 
 
-@pytest.mark.parametrize(
-    "text", ["graph TD\n a --> b", "flowchart TD\n a = b", "flowchart TD\n -"]
-)
+@pytest.mark.parametrize("text", ["graph TD\n a --> b", "flowchart TD\n a = b", "flowchart TD\n -"])
 def test_a_diagram_that_cannot_be_read_is_refused(text):
     with pytest.raises(ValueError, match=r"begins with|cannot read"):
         parse(text)
