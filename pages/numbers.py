@@ -179,11 +179,10 @@ PAGES: Mapping[str, str] = {
 }
 
 ABOUT = (
-    "Each number that the documents claim stands in a result file of "
-    "[benchmarks/results](../benchmarks/results), with the command that made it, the machine, "
-    "the versions and the seeds. [benchmarks/README.md](../benchmarks/README.md) says what "
-    "each script measures. This page is made from those files by `make reference`, and a test "
-    "holds that it is up to date."
+    "What was measured stands in the files of [benchmarks/results](../benchmarks/results), each "
+    "with the command that made it, the machine, the versions and the seeds. "
+    "[benchmarks/README.md](../benchmarks/README.md) says what each script measures. This page is "
+    "made from those files by `make reference`, and a test holds that it is up to date."
 )
 CLAIMED = (
     "A test holds each to its file, and holds that the README claims no number of a result "
@@ -313,9 +312,9 @@ def seeds(found: Mapping[str, Any]) -> str:
     """The seeds of a result, as far as it says."""
     about = found.get("about", {})
     if isinstance(found.get("seed"), int):
-        return f"seed {found['seed']}"
+        return f"seed&nbsp;{found['seed']}"
     if isinstance(about, Mapping) and about.get("seeds"):
-        return f"seed {', '.join(map(str, about['seeds']))}"
+        return f"seed&nbsp;{', '.join(map(str, about['seeds']))}"
     several = found.get("seeds")
     if isinstance(several, list) and all(isinstance(seed, int) for seed in several):
         return f"seeds {several[0]} to {several[-1]}"

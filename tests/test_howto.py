@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ import yaml
 
 from commands.options import load_plugins
 from evaluator import data
+from evaluator.interfaces import Result
+from results.store import Store
 from search.controllers import CONTROLLERS, make_controller
 from search.problem import Problem, Trial
 from search.proposals import Proposals
@@ -26,6 +30,7 @@ from space import device, genes
 from space.decisions import PlainDecisions, Variable
 from space.files import make_space
 from space.genes import CATEGORIES, Site, registered
+from space.presets import presets
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -97,6 +102,31 @@ def test_a_space(tmp_path, monkeypatch, capsys):
     exec(block_with("space.md", "load_space("), {})
     size = make_space(yaml.safe_load(files_of("space.md")["edge.yaml"])).size
     assert capsys.readouterr().out.startswith(f"{size:,} networks; half of them have less than ")
+
+
+def test_the_files_of_the_reference(tmp_path, monkeypatch, capsys):
+    """What docs/reference/files.md shows of a genome and of a run's candidates."""
+    text = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
+    codes = {
+        word: body
+        for _, body in BLOCK.findall(text)
+        for word in ("sqlite3", "Genome")
+        if word in body
+    }
+    genome = presets()["convnext_t"].genome
+    monkeypatch.chdir(tmp_path)
+    Path("genome.json").write_text(json.dumps(genome.to_json()))
+    exec(codes["Genome"], {})
+    Path("runs/tutorial").mkdir(parents=True)
+    results = [
+        Result(genome, genome.cost(), score=0.5, reward=0.5),
+        Result(replace(genome, classes=10), genome.cost(), error="no memory"),
+    ]
+    Store("runs/tutorial/candidates.sqlite").append(results, "random", lambda: b"")
+    exec(codes["sqlite3"], {})
+    counted, listed = capsys.readouterr().out.splitlines()
+    assert counted == f"{genome.digest} {genome.cost().macs:,} MACs"
+    assert listed.endswith(f"  0.5000  {genome.cost().macs / 1e6:.1f}M MACs")
 
 
 def test_a_data_source(install, tmp_path, monkeypatch):
