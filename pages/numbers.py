@@ -243,7 +243,7 @@ def page() -> str:
         "",
         "## Result files",
         "",
-        "Commands and machines as the files have them; folders of data are left out.",
+        "Commands and machines as the files have them, without folders and `--json FILE`.",
         "",
         *table(
             ["File", "Device", "Seeds", "Made with", "Command"],
@@ -300,7 +300,7 @@ def _file_row(path: Path) -> list[str]:
 def plain_command(command: str) -> str:
     """In code marks; a path of some machine is its last name, one in the project as from there."""
     words = []
-    for word in command.split():
+    for word in re.sub(r" --json \S+", "", command).split():  # which is the file itself
         inside = re.search(r"benchmarks/results/.*", word)
         if word.startswith(("/", "..")):
             word = inside[0] if inside else word.rpartition("/")[2]
