@@ -4,7 +4,7 @@ PYTHON ?= python3
 BUDGET ?= 4GFLOPs
 RUN := .venv/bin/python
 
-.PHONY: search test test-slow check zoo ranking search-tables latency-tables bench bench-latency bench-gpu bench-gpu-ranking clean
+.PHONY: search test test-slow check docs reference zoo ranking search-tables latency-tables bench bench-latency bench-gpu bench-gpu-ranking clean
 
 search: .venv/run
 	$(RUN) run_search.py --budget $(BUDGET)
@@ -24,6 +24,14 @@ check: .venv/test
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# The site of docs/, in site/; any warning, such as a link that leads nowhere, is an error.
+docs: .venv/test
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+# The pages that are made from the code and from results: docs/reference and docs/measured.md.
+reference: .venv/run
+	$(RUN) -m pages.reference
+
 # The table of published networks, docs/zoo.md.
 zoo: .venv/run
 	$(RUN) run_search.py zoo --markdown docs/zoo.md
@@ -42,7 +50,7 @@ clean:
 	@touch $@
 
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test,export,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test,export,dev,docs]'
 	@touch $@ .venv/run
 
 # The page of rankings, docs/ranking.md, from benchmarks/results.
