@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 import pytest
 import vl_convert
 
-from results import report
+import results.report as report
 from results.history import Row, Run
 from results.report import write_report
 from space.cost import Cost
