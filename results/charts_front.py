@@ -187,8 +187,8 @@ def cube(ends: Sequence[tuple[Axis, float, float]]) -> dict[str, list[dict[str, 
     """Edges of the cube and the words at its axes, for axes with the values at their ends."""
     edges = [dict(zip(("u", "v", "w", "u2", "v2", "w2"), a + b, strict=True)) for a, b in _EDGES]
     places = (
-        ((0.5, -0.2, 0), (0.05, -0.1, 0), (0.95, -0.1, 0)),
-        ((1.2, 0.5, 0), (1.1, 0.05, 0), (1.1, 0.95, 0)),
+        ((0.5, -0.12, -0.13), (0.1, -0.06, -0.07), (0.9, -0.06, -0.07)),
+        ((1.12, 0.5, -0.13), (1.06, 0.1, -0.07), (1.06, 0.9, -0.07)),
         ((-0.08, 1.1, 0.5), (-0.08, 1.1, 0.03), (-0.08, 1.1, 0.97)),
     )
     texts = [

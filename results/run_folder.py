@@ -138,9 +138,7 @@ class RunFolder:
         more = [name for name in costs if name not in FRONT_COLUMNS]
         known = measured or {}
         timed = [name for name in more if any(name in found for found in known.values())]
-        lines: list[list[Any]] = [
-            [*FRONT_COLUMNS, *more, *(f"measured {name}" for name in timed)]
-        ]
+        lines: list[list[Any]] = [[*FRONT_COLUMNS, *more, *(f"measured {name}" for name in timed)]]
         for row in rows:
             values = (row.name, row.digest, row.score, row.macs, row.params, row.resolution)
             others = [row.cost(name) for name in more]

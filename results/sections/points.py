@@ -24,7 +24,7 @@ def points(view: View, axes: Sequence[Axis]) -> list[dict[str, Any]]:
         place = "best" if row.digest == best else "front" if row.digest in front else "other"
         made.append(
             {
-                "order": row.order,
+                "order": row.order + 1,
                 "name": row.name,
                 "digest": row.digest,
                 "macs": row.macs,

@@ -40,7 +40,9 @@ def test_only_what_differs_is_a_column():
 def test_blocks_that_differ_within_a_stage_have_columns_each():
     rng = random.Random(0)
     genomes = [
-        genome((16, None, [part(IB, expansion=rng.choice([2, 4])) for _ in range(rng.choice([1, 3]))]))
+        genome(
+            (16, None, [part(IB, expansion=rng.choice([2, 4])) for _ in range(rng.choice([1, 3]))])
+        )
         for _ in range(30)
     ]
     genes = {gene.name: gene for gene in gene_columns(genomes)}
@@ -55,7 +57,8 @@ def test_blocks_that_differ_within_a_stage_have_columns_each():
 
 def test_numbers_words_and_flags_are_not_mixed_up():
     genomes = [
-        genome((16, None, [part(IB, squeeze=value)])) for value in (1, True, 1.5, "one", [1, 2], None)
+        genome((16, None, [part(IB, squeeze=value)]))
+        for value in (1, True, 1.5, "one", [1, 2], None)
     ]
     (gene,) = gene_columns(genomes)
     assert len(gene.levels) == 6
