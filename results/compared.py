@@ -105,9 +105,9 @@ def _read(path: Path, label: str) -> Compared:
             front = front_of(rows, objectives)
         except ValueError:  # an older run, which did not keep such a cost
             front = front_of(rows)
-    if best is None and target in limits:  # it need not be on the front
-        if all(target in ("macs", "params", *row.costs) for row in rows):
-            best = best_at_budget(rows, target, limits[target], BAND)
+    kept = all(target in ("macs", "params", *row.costs) for row in rows)
+    if best is None and target in limits and kept:  # it need not be on the front
+        best = best_at_budget(rows, target, limits[target], BAND)
     return Compared(label, path, settings, about, rows, limits, objectives, front, best)
 
 
@@ -158,8 +158,9 @@ def cautions(runs: Sequence[Compared]) -> list[str]:
     if other:
         names = ", ".join(name.replace("_definition", "").replace("_", " ") for name in other)
         said.append(
-            f"Each run scored with a supernet of its own, and these differ in {names}: a difference "
-            "of scores is a difference of networks and of supernets. run_search.py trust and finalists train networks alone, which settles it."
+            f"Each run scored with a supernet of its own, and these differ in {names}: a "
+            "difference of scores is one of networks and of supernets. run_search.py trust and "
+            "run_search.py finalists train networks alone, which settles it."
         )
     else:
         said.append("The supernets were trained alike, so that scores mean the same in each run.")

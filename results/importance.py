@@ -155,8 +155,8 @@ def leaves(
 class Decomposed:
     """The variance of a tree over the whole space, by genes.
 
-    `low` and `high` (L, G) and `values` (L,) are those of `leaves`; `weights` has for each gene what
-    its levels weigh, 1 together.
+    `low` and `high` (L, G) and `values` (L,) are those of `leaves`; `weights` has for each gene
+    what its levels weigh, 1 together.
     """
 
     def __init__(

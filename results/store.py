@@ -122,8 +122,8 @@ class Store:
         version = self._number("PRAGMA user_version")
         if version not in (1, _VERSION):
             raise ValueError(
-                f"{self.path} has format {version}; this version of Chimera reads 1 and {_VERSION}: "
-                "use the one that made it"
+                f"{self.path} has format {version}; this version of Chimera reads 1 and "
+                f"{_VERSION}: use the one that made it"
             )
 
     def _number(self, query: str) -> int:

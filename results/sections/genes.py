@@ -23,23 +23,25 @@ POOR_FIT = 0.3  # below it, what the forest says is mostly about itself
 def section(view: View) -> Section:
     found = _importance(view) if view.run.finished else None
     winners = side_by_side(view)
+    important = [] if found is None else _shown(found.genes, SHOWN)
     content = {
-        "importance": found,
         "fit": None if found is None else fit_says(found),
-        "important": [] if found is None else _shown(found.genes, SHOWN),
+        "important": important,
         "important_pairs": [] if found is None else _shown(found.pairs, SHOWN_PAIRS),
         "differences": differences(winners, found),
         "side_by_side": winners,
     }
-    if not content["important"]:
+    if not important:
         return Section(content)
     bars = [
         {
-            **{"gene": part["names"][0], "share": part["share"], "spread": part["spread"]},
-            **{"low": max(0.0, part["share"] - part["spread"])},
-            **{"high": part["share"] + part["spread"]},
+            "gene": part["names"][0],
+            "share": part["share"],
+            "spread": part["spread"],
+            "low": max(0.0, part["share"] - part["spread"]),
+            "high": part["share"] + part["spread"],
         }
-        for part in content["important"]
+        for part in important
     ]
     plot = charts.importance_chart(len(bars))
     return Section(content, plots={"importance": plot}, data={"importance": bars})

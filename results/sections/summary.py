@@ -108,13 +108,17 @@ def next_steps(view: View) -> Sequence[tuple[str, str]]:
     path = f"{run.folder}/{code}" if run.folder else code
     steps += [
         (
-            f"Look at {best.name}: plain PyTorch in one file, which needs nothing but torch. This "
-            "counts its parameters and multiply-adds and runs it once.",
+            (
+                f"Look at {best.name}: plain PyTorch in one file, which needs nothing but torch. This "
+                "counts its parameters and multiply-adds and runs it once."
+            ),
             f"python {shlex.quote(f'{path}/model.py')}",
         ),
         (
-            "Train it at its own size, which alone tells its accuracy. A recipe, and how to load "
-            "it, are in",
+            (
+                "Train it at its own size, which alone tells its accuracy. A recipe, and how to load "
+                "it, are in"
+            ),
             f"less {shlex.quote(f'{path}/README.md')}",
         ),
     ]
