@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 # With these a spreadsheet begins a formula (OWASP, "CSV Injection").
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULAS = ("=", "+", "-", "@", "\t")
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """The rows as lines. Text that a spreadsheet would take for a formula begins with an
-    apostrophe; numbers are as they are."""
+    apostrophe; numbers are as they are. Within a cell, lines end with a newline alone: a carriage
+    return would not be quoted, and end the row."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows([harmless(cell) for cell in row] for row in rows)
@@ -21,4 +22,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def harmless(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell
+    if not isinstance(cell, str):
+        return cell
+    text = cell.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(_FORMULAS) else text

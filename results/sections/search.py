@@ -22,15 +22,15 @@ def section(view: View) -> Section:
     rows = view.run.rows
     proposers = list(dict.fromkeys(proposer(row) for row in rows))
     made: dict[str, Any] = {}
-    if any(finite(row.reward) is not None for row in rows):
-        failures = any(finite(row.reward) is None for row in rows)
-        made["progress"] = charts.progress_chart(proposers, failures)
     grown = against_chance(view)
     names = list(grown["final"])
     if grown["curves"]:
         made["growth-volume"] = charts.growth_chart("volume", "hypervolume (share)", names)
         if any(point["best"] is not None for point in grown["curves"]):
             made["growth-best"] = charts.growth_chart("best", "best score at the budget", names)
+    if any(finite(row.reward) is not None for row in rows):
+        failures = any(finite(row.reward) is None for row in rows)
+        made["progress"] = charts.progress_chart(proposers, failures)
     content = {
         "several": len(proposers) > 1,
         "chance": grown["final"] if len(names) > 1 else {},

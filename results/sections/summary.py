@@ -106,20 +106,14 @@ def next_steps(view: View) -> Sequence[tuple[str, str]]:
         steps.append((text, f"python run_search.py finalists {place} --networks 8 --random 4"))
     code = run.exported.get(best.digest) or f"architectures/{best.name}"
     path = f"{run.folder}/{code}" if run.folder else code
-    steps += [
-        (
-            (
-                f"Look at {best.name}: plain PyTorch in one file, which needs nothing but torch. This "
-                "counts its parameters and multiply-adds and runs it once."
-            ),
-            f"python {shlex.quote(f'{path}/model.py')}",
-        ),
-        (
-            (
-                "Train it at its own size, which alone tells its accuracy. A recipe, and how to load "
-                "it, are in"
-            ),
-            f"less {shlex.quote(f'{path}/README.md')}",
-        ),
-    ]
+    look = (
+        f"Look at {best.name}: plain PyTorch in one file, which needs nothing but torch. This "
+        "counts its parameters and multiply-adds and runs it once."
+    )
+    train = (
+        "Train it at its own size, which alone tells its accuracy. A recipe, and how to load it, "
+        "are in"
+    )
+    steps.append((look, f"python {shlex.quote(f'{path}/model.py')}"))
+    steps.append((train, f"less {shlex.quote(f'{path}/README.md')}"))
     return steps

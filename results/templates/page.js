@@ -143,6 +143,7 @@ function draw(name, again = false) {
     ast: true, // without it Vega compiles expressions, which the page's policy forbids
     config: themes[dark.matches ? "dark" : "light"],
     downloadFileName: name,
+    logLevel: 1, // errors; layers without points, such as no failures, are none
     renderer: points > MANY ? "canvas" : "svg",
     tooltip: { theme: dark.matches ? "dark" : "light" },
   }).then(({ view }) => {
