@@ -91,7 +91,11 @@ def _run(options: argparse.Namespace, console: Console, aside: Path) -> int:
         trainer = job.trainer(data, Elsewhere(settings.train_workers) if elsewhere else group)
         check_disk(folder, job, trainer.supernet)
         if first and about is None:
-            facts = {"data": data.digest, "streamed": data.streamed}
+            facts = {
+                "data": data.digest,
+                "validation": data.validation_digest,
+                "streamed": data.streamed,
+            }
             about = {**environment(settings.device), **facts}
             if mirror is not None:
                 about["command"] = about["command"].replace(mirror.url, mirror.shown)

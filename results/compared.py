@@ -129,13 +129,16 @@ def check_comparable(runs: Sequence[Compared]) -> None:
     for run in runs:
         if not run.scored:
             reasons.append(f"{run.label} has no candidate with a score")
-    if len({run.environment.get("data") for run in runs}) > 1:
+    # Runs of older versions note one digest, of all images.
+    noted = all("validation" in run.environment for run in runs)
+    key, which = ("validation", "validation images") if noted else ("data", "images")
+    if len({run.environment.get(key) for run in runs}) > 1:
         said = (
             f"{run.label}: {run.settings.get('data', 'digits')!r} "
-            f"(digest {str(run.environment.get('data'))[:12]})"
+            f"(digest {str(run.environment.get(key))[:12]})"
             for run in runs
         )
-        reasons.append(f"their images differ ({', '.join(said)})")
+        reasons.append(f"their {which} differ ({', '.join(said)})")
     for name in _OF_SCORES:
         if len({run.settings.get(name) for run in runs}) > 1:
             said = (f"{run.label}: {run.settings.get(name)}" for run in runs)
@@ -155,6 +158,8 @@ def cautions(runs: Sequence[Compared]) -> list[str]:
         for name in _OF_SUPERNETS
         if len({json.dumps(run.settings.get(name), sort_keys=True) for run in runs}) > 1
     ]
+    if len({run.environment.get("data") for run in runs}) > 1:
+        other.append("training images")
     if other:
         names = ", ".join(name.replace("_definition", "").replace("_", " ") for name in other)
         said.append(
