@@ -258,7 +258,10 @@ def test_summary_says_what_was_found_and_what_the_score_is(tmp_path):
     assert f"counted as two operations each, {2 * best.macs / 1e6:.1f} MFLOPs" in text
     assert f"{100 * best.macs / BUDGET:.1f} % of the budget" in text
     assert f"{best.score:.4f}" in text
-    assert "It is not the accuracy of the trained network. It is unchecked : nobody has" in text
+    assert (
+        "It is not the accuracy of the trained network. The scores are unchecked : nobody has"
+        in text
+    )
     assert f"python architectures/{best.name}/model.py" in text
     assert "search.seed = 7" in text
     assert "51.2 % 49.8 %" in text
