@@ -35,7 +35,8 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     if len(options.runs) < 2:
         raise ValueError("one run alone cannot be compared; name another one")
     # What draws takes a second to import, and the command line is to be quick.
-    from results.compared import compare, read_runs, show, write_comparison
+    from results.compared import compare, read_runs, show
+    from results.compared_page import write_comparison
 
     runs = read_runs(options.runs)
     objectives = [name.strip() for name in (options.objectives or "").split(",") if name.strip()]

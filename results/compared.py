@@ -1,4 +1,4 @@
-"""Runs side by side: whether they can be compared, and what comes of it; as tables and as a page.
+"""Runs side by side: whether they can be compared, and what comes of it, for programs and people.
 
 Everything is read from the runs' folders as plain data, so that runs of older versions, with
 operators that are no longer there, can be compared as well.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,30 +15,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import altair as alt
-from markupsafe import Markup
-
-from results import charts, drawing
-from results.charts_front import axes
 from results.console import table
 from results.figures import finite, flat, score
-from results.gene_table import gene_columns
 from results.growth import growth
 from results.history import Row
-from results.page import write_page
 from results.run_folder import FRONT, RunFolder, best_at_budget, front_of, read_yaml
-from results.sections.genes import differences
 from results.store import Store
 from results.view import BAND, positive
-from space.budget import Budget, cost_figure, cost_title
-from space.genome import Genome
+from space.budget import Budget, cost_title
 from space.objectives import SCORE
 
 # Settings by which a supernet, and so the scores, come out as they do.
 _OF_SUPERNETS = ("space_definition", "training", "seed", "limit", "train_workers")
 _OF_SCORES = ("classes", "proxy_width", "proxy_resolution")
 _SHARED = 12  # networks in both that are listed
-_POINTS = 2000  # candidates of each run in a chart
 
 
 @dataclass(frozen=True)
@@ -381,115 +370,3 @@ def agreement_says(pair: Mapping[str, Any]) -> str:
     if pair["alike"] is not None:
         said += f", and {pair['alike']:.0%} of their pairs stand in the same order"
     return said + "."
-
-
-# ---- the page
-
-
-def write_comparison(path: Path, runs: Sequence[Compared], plain: Mapping[str, Any]) -> None:
-    """Writes the page; a reader sees the old file or the new, never half."""
-    labels = [run.label for run in runs]
-    wanted = [name for name in plain["objectives"] if name != SCORE]
-    made: dict[str, Any] = {}
-    data: dict[str, Any] = {"growth": plain["growth"]}
-    fronts = []
-    for axis in axes(wanted)[1:]:
-        name = f"fronts-{axis.field}"
-        data[name] = _front_points(runs, axis.name)
-        data[f"others-{axis.field}"] = _other_points(runs, axis.name)
-        made[name] = _overlay(axis.field, axis.title, axis.format, labels)
-        fronts.append({"name": name, "words": axis.words})
-    if plain["growth"]:
-        made["growth-volume"] = charts.growth_chart("volume", "hypervolume (share)", labels)
-        if any(point["best"] is not None for point in plain["growth"]):
-            made["growth-best"] = charts.growth_chart("best", "best score at the budget", labels)
-    bests = [run.best for run in runs if run.best is not None]
-    costs = [
-        name
-        for name in dict.fromkeys(["macs", "params", *wanted])
-        if all(run.knows(name) for run in runs)
-    ]
-    content = {
-        **plain,
-        "charts": made,
-        "data": data,
-        "fronts": fronts,
-        "wanted": [cost_title(name) for name in wanted],
-        "agreements": [
-            agreement_says(pair) for pair in plain["shared"]["agreement"] if pair["count"]
-        ],
-        "bests": [_best(run, costs) for run in runs],
-        "costs": [cost_title(name) for name in costs],
-        "differences": differences(bests, None),
-        "best_labels": [run.label for run in runs if run.best is not None],
-        "same_best": len({row.digest for row in bests}) < len(bests),
-        "genes": len(gene_columns([row.genome for row in bests])) if bests else 0,
-    }
-    write_page(path, "compare.html.j2", content)
-
-
-def _best(run: Compared, costs: Sequence[str]) -> dict[str, Any]:
-    row = run.best
-    if row is None:
-        return {"label": run.label, "row": None, "problem": None, "svg": "", "figures": []}
-    figures = [cost_figure(name, row.cost(name)) for name in costs]
-    made = {"label": run.label, "row": row, "figures": figures, "svg": "", "problem": None}
-    try:
-        made["svg"] = Markup(drawing.draw_svg(Genome.from_json(row.genome)))
-    except ValueError as error:
-        made["problem"] = str(error)
-    return made
-
-
-def _front_points(runs: Sequence[Compared], cost: str) -> list[dict[str, Any]]:
-    """The front of the score and one cost of each run."""
-    return [
-        _point(run, row, cost)
-        for run in runs
-        for row in front_of(run.rows, (SCORE, cost))
-        if finite(row.score) is not None
-    ]
-
-
-def _other_points(runs: Sequence[Compared], cost: str) -> list[dict[str, Any]]:
-    return [
-        _point(run, row, cost)
-        for run in runs
-        for row in run.scored[:: math.ceil(len(run.scored) / _POINTS) or 1]
-    ]
-
-
-def _point(run: Compared, row: Row, cost: str) -> dict[str, Any]:
-    return {"run": run.label, "name": row.name, "cost": row.cost(cost), "score": row.score}
-
-
-def _overlay(field: str, title: str, number: str, labels: Sequence[str]) -> dict[str, Any]:
-    """The fronts of all runs in one chart: colours, dashes and shapes are runs."""
-    x = alt.X(
-        "cost:Q",
-        title=title,
-        axis=alt.Axis(format=number),
-        scale=alt.Scale(zero=False, padding=12),
-    )
-    y = alt.Y("score:Q", title="supernet score", scale=alt.Scale(zero=False, padding=12))
-    colour = charts.colour("run", labels)
-    shown = [
-        alt.Tooltip("run:N"),
-        alt.Tooltip("name:N", title="network"),
-        alt.Tooltip("cost:Q", title=title, format=number),
-        alt.Tooltip("score:Q", format=".4f"),
-    ]
-    every = alt.Chart(alt.NamedData(f"others-{field}"))
-    front = alt.Chart(alt.NamedData(f"fronts-{field}"))
-    layers = alt.layer(
-        every.mark_point(filled=True, size=16, opacity=0.3, aria=False).encode(
-            x, y, color=colour, shape=charts.shape("run", labels)
-        ),
-        front.mark_line(interpolate="step-after", strokeWidth=2, aria=False).encode(
-            x, y, color=colour, strokeDash=charts.dash("run", labels)
-        ),
-        front.mark_point(filled=True, size=80, opacity=1).encode(
-            x, y, color=colour, shape=charts.shape("run", labels), tooltip=shown
-        ),
-    )
-    return charts.spec(layers, f"Fronts of {', '.join(labels)}: supernet score against {title}")

@@ -481,6 +481,14 @@ def test_plots_are_drawn_to_files(tmp_path):
     assert all((tmp_path / link).exists() for link in linked)
 
 
+def test_names_do_no_harm_in_plots(tmp_path):
+    run = replace(evil_run(), by_chance=evil_run().rows, settings={"controller": EVIL})
+    write_report(tmp_path / "report.html", run, plots=tmp_path / "plots")
+    for path in (tmp_path / "plots").glob("*.svg"):
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.parse(path).iter()}
+        assert not {"script", "a", "image", "foreignObject"} & tags
+
+
 def test_genes_that_matter_are_said(tmp_path):
     """The score is decided by one gene, which the table has to name first."""
     run = make_run(100)
