@@ -13,7 +13,18 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
-from commands import compare, cost, export, finalists, profile, search, study, trust, zoo
+from commands import (
+    compare,
+    compare_runs,
+    cost,
+    export,
+    finalists,
+    profile,
+    search,
+    study,
+    trust,
+    zoo,
+)
 from commands.options import listing, load_plugins, make_parser
 from results.console import BAD_INPUT, Console
 
@@ -34,6 +45,7 @@ PARSERS = {
     "scale": zoo.scale_parser,
     "cost": cost.cost_parser,
     "export": export.export_parser,
+    "compare": compare_runs.compare_runs_parser,
     "compare-controllers": compare.compare_parser,
     "profile": profile.profile_parser,
     "optuna": study.optuna_parser,

@@ -66,6 +66,7 @@ def open_folder(
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise ValueError(f"{str(path)!r} is not a run folder: it has no config.yaml")
+    folder.check_format()
     settings = Settings.from_plain(read_yaml(folder.config, "config"))
     here = dataclasses.replace(
         settings, workers=1, ray_address=None, device=device or settings.device

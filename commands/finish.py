@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from commands.settle import Measurements, latency_limits, report_of, within
 from evaluator.data import ImageData
 from results import similarity
 from results.console import Console, table
+from results.finalists import read_outcome
 from results.history import Row, Run
 from results.latencies import by_device
 from results.run_folder import (
@@ -73,7 +74,7 @@ def finish(
             meter.update(i + 1)
     keep_training(folder, trainer)
     run = make_run(folder, job, rows, front, best, proposals.reachable())
-    write_report(folder.report, run)
+    write_report(folder.report, run, plots=folder.plots)
     measured = by_device(run.latencies)
     console.result(
         summary(folder, job, rows, front, best, chosen) | {"latencies": run.latencies},
@@ -180,16 +181,39 @@ def make_run(
         trust=read_card(folder),
         trust_command=trust_command(folder),
         similarity=similarity.read(folder),
+        finalists=read_outcome(folder),
+        folder=str(folder.path),
+        exported=exported(folder, [*front, *([best] if best else [])]),
+        evaluations=job.settings.evaluations,
         target=job.proposals.target,
         objectives=job.proposals.objectives,
     )
 
 
+def exported(folder: RunFolder, rows: Sequence[Row]) -> Mapping[str, str]:
+    """Where the rows that were exported are, beside the report, by digest."""
+    from results.export import safe_name
+
+    places = {row.digest: folder.architectures / safe_name(row.name) for row in rows}
+    return {
+        digest: str(place.relative_to(folder.path))
+        for digest, place in places.items()
+        if (place / "model.py").is_file()
+    }
+
+
 def report_anew(
-    folder: RunFolder, job: Job, settings: Settings, rows: Sequence[Row] | None = None
+    folder: RunFolder,
+    job: Job,
+    settings: Settings,
+    rows: Sequence[Row] | None = None,
+    *,
+    finished: bool | None = None,
 ) -> None:
     """Writes the report anew, with what has come to the folder since, if the run has come so far as
-    to have one. `settings` are the run's own, where those of `job` say where this command runs."""
+    to have one. `settings` are the run's own, where those of `job` say where this command runs. A
+    run is `finished` where it has all its evaluations, unless the caller knows better; before, its
+    charts are not drawn to files."""
     from results.report import write_report  # brings what draws and writes
 
     if not folder.database.is_file() or not folder.training.is_file():
@@ -204,8 +228,13 @@ def report_anew(
     best = best_at_budget(inside, proposals.target, proposals.limit, BAND)
     front = front_of(inside, proposals.objectives)
     made = make_run(folder, own, rows, front, best, proposals.reachable())
-    finished = len(rows) >= settings.evaluations
-    write_report(folder.report, dataclasses.replace(made, finished=finished))
+    if finished is None:
+        finished = len(rows) >= settings.evaluations
+    write_report(
+        folder.report,
+        dataclasses.replace(made, finished=finished),
+        plots=folder.plots if finished else None,
+    )
 
 
 def trust_command(folder: RunFolder) -> str:

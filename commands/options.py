@@ -340,6 +340,7 @@ def resumed_settings(options: argparse.Namespace, folder: RunFolder) -> Settings
     for other in ("config", "name"):
         if getattr(options, other) is not None:
             raise ValueError(f"--{other} cannot be given together with --resume")
+    folder.check_format()
     settings = Settings.from_plain(read_yaml(folder.config, "config"))
     trained = TrainingSettings.from_plain(settings.training).to_plain()
     explicit = given(options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from commands.job import Job, make_runner
 from evaluator.data import ImageData
@@ -10,7 +10,7 @@ from results.console import Console
 from results.run_folder import best_at_budget, front_of
 from results.store import Store
 from search.interfaces import Controller, Log
-from search.loop import search
+from search.loop import Progress, search
 from search.networks import NetworkProposals, Networks
 from search.proposals import BAND
 from space.genome import Genome
@@ -31,14 +31,22 @@ def look_for(
     evaluations: int,
     log: Log | None = None,
     origins: Mapping[str, str] | None = None,
+    watch: Callable[[], None] | None = None,
 ) -> None:
     """Scores what the controller proposes until the store holds so many candidates. `what` is being
-    done, for people; `log` stands for the store where the search is to see another one. ValueError
-    where nothing can be scored, or no worker is left."""
+    done, for people; `log` stands for the store where the search is to see another one,
+    and `watch` is called after each batch. ValueError where nothing can be scored, or no worker is
+    left."""
     settings, known = job.settings, len(store.statuses())
     runner = make_runner(job, trainer, data, lambda: front_so_far(proposals, store))
     try:
         with console.progress(what, evaluations, known) as meter:
+
+            def after(progress: Progress) -> None:
+                meter.update(progress.done, best_so_far(proposals, store))
+                if watch is not None:
+                    watch()
+
             search(
                 controller,
                 runner,
@@ -49,9 +57,7 @@ def look_for(
                 origin=origin,
                 in_flight=settings.in_flight,
                 in_order=settings.in_order,
-                on_batch=lambda progress: meter.update(
-                    progress.done, best_so_far(proposals, store)
-                ),
+                on_batch=after,
             )
     except RuntimeError as error:
         raise ValueError(str(error)) from error

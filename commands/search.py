@@ -13,6 +13,7 @@ from typing import Any
 
 from commands.finish import finish
 from commands.job import Job, check_cluster, check_memory
+from commands.live import LiveReport
 from commands.options import resolve, resumed_settings
 from commands.plan import compares, make_plan, show_plan, starts_text
 from commands.promising import promising
@@ -90,7 +91,11 @@ def _run(options: argparse.Namespace, console: Console, aside: Path) -> int:
         trainer = job.trainer(data, Elsewhere(settings.train_workers) if elsewhere else group)
         check_disk(folder, job, trainer.supernet)
         if first and about is None:
-            facts = {"data": data.digest, "streamed": data.streamed}
+            facts = {
+                "data": data.digest,
+                "validation": data.validation_digest,
+                "streamed": data.streamed,
+            }
             about = {**environment(settings.device), **facts}
             if mirror is not None:
                 about["command"] = about["command"].replace(mirror.url, mirror.shown)
@@ -194,6 +199,7 @@ def find(
     """Searches until the database holds as many candidates as the settings ask for, which `mirror`
     follows; then searches at random, to compare with."""
     settings, starts = job.settings, job.starts
+    live = LiveReport(folder, job, trainer, console)
     with Store(folder.database) as store:
         known = len(store.statuses())
         if known < settings.evaluations:
@@ -216,6 +222,7 @@ def find(
                 evaluations=settings.evaluations,
                 log=None if mirror is None else Mirrored(store, mirror),
                 origins=origins,
+                watch=live,
             )
     if compares(job):
         with Store(folder.by_chance) as store:
@@ -226,4 +233,5 @@ def find(
                     what="scoring random networks, to compare",
                     origin=RANDOM,
                     evaluations=settings.evaluations,
+                    watch=live,
                 )

@@ -104,6 +104,11 @@ class ImageData:
         """Whether `train` is a `StreamedSplit`."""
         return not isinstance(self.train, Split)
 
+    @property
+    def validation_digest(self) -> str:
+        """Of the images that scores are computed from, whatever is trained on."""
+        return _digest(self.classes, [self.validation])
+
 
 def load_data(
     source: str | os.PathLike[str],

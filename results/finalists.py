@@ -14,8 +14,6 @@ Everything here is plain data. `commands.finalists` makes the outcome:
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ from typing import Any
 
 from results.console import table
 from results.run_folder import RunFolder, write_text
+from results.tables import csv_text
 from space.budget import quantity
 
 FORMAT = 1
@@ -95,26 +94,34 @@ def write_outcome(folder: RunFolder, outcome: Outcome) -> None:
     write_text(folder.finalists, json.dumps(outcome, indent=2, allow_nan=False) + "\n")
 
 
+def read_outcome(folder: RunFolder) -> dict[str, Any] | None:
+    """The outcome of a run's finalists, None where there is none that can be read."""
+    try:
+        outcome = json.loads(folder.finalists.read_text(encoding="utf-8"))
+        entries = ("networks", "winner", "steps", "steps_of_all", "about")
+        return outcome if all(name in outcome for name in entries) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def as_csv(outcome: Outcome) -> str:
     """Accuracies after so many steps have a column each."""
     rungs = outcome["about"]["rungs"]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     split = outcome["about"]["chosen_by"]["split"]
     accuracies = [f"{split}_after_{steps}" for steps in rungs]
-    writer.writerow([*COLUMNS, *accuracies, "test", "winner", "seconds", "problem"])
+    lines: list[list[Any]] = [[*COLUMNS, *accuracies, "test", "winner", "seconds", "problem"]]
     for net in outcome["networks"]:
         values = {**net, "stopped_at": stopped_at(net)}
         found = accuracies_of(net)
         won = "yes" if net["digest"] == outcome["winner"] else ""
-        writer.writerow(
+        lines.append(
             [
                 *(values[column] for column in COLUMNS),
                 *(found.get(steps) for steps in rungs),
                 *(net["test"], won, round(net["seconds"], 3), net["problem"]),
             ]
         )
-    return out.getvalue()
+    return csv_text(lines)
 
 
 def accuracies_of(network: Mapping[str, Any]) -> dict[int, float]:

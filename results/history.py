@@ -84,8 +84,11 @@ class Run:
       `networks`, what was measured (`results.latencies`); `unmeasured`, why not all was. Empty
       where the budget limits no latency.
     - `trust`: the trust card (`results.trust_card`), None where the scores are unchecked;
-      `trust_command`: what checks them.
+      `trust_command`: what checks them. `finalists`: what came of training some alone
+      (`results.finalists`), None where nobody did.
     - `similarity`: how alike the finalists are (`results.similarity`), None where nobody looked.
+    - `folder`: where the run is, as commands name it; `exported`: the folders of exported networks
+      by digest, beside the report; `evaluations`: how many there are to be.
     """
 
     name: str
@@ -106,5 +109,9 @@ class Run:
     trust: Mapping[str, Any] | None = None
     similarity: Mapping[str, Any] | None = None
     trust_command: str = "python run_search.py trust RUN"
+    finalists: Mapping[str, Any] | None = None
+    folder: str = ""
+    exported: Mapping[str, str] = field(default_factory=dict)
+    evaluations: int | None = None
     target: str | None = None
     objectives: Sequence[str] = ("score", "macs")

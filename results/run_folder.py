@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -21,11 +19,14 @@ import yaml
 from results.history import Row
 from results.pareto import front
 from results.store import FILE as DATABASE
+from results.tables import csv_text
 from space.machine import processor
 from space.objectives import SCORE
 
 FRONT_COLUMNS = ("name", "hash", "score", "macs", "params", "resolution", "top1", "best")
 FRONT = (SCORE, "macs")  # the objectives unless others are named
+FORMAT = 2  # of a run's folder, in environment.json; 1 said nothing of it
+FORMATS = (1, FORMAT)  # that are read
 _PACKAGES = ("torch", "numpy", "ray", "optuna", "pandas", "safetensors", "triton")
 
 
@@ -54,6 +55,7 @@ class RunFolder:
         self.trust_table = path / "trust.csv"
         self.trust_chart = path / "trust.svg"  # and .png
         self.report = path / "report.html"
+        self.plots = path / "plots"  # the report's charts as files
         self.front = path / "front.csv"
         self.architectures = path / "architectures"
 
@@ -74,6 +76,7 @@ class RunFolder:
         """Makes the folder with its settings, and with what is in the folder `profiles`; ValueError
         where there is one already."""
         self.check_new()
+        environment = {"format": FORMAT, "chimera": version(), **environment}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_name(f".{self.path.name}.new-{os.getpid()}")
         made = RunFolder(fresh)
@@ -83,6 +86,29 @@ class RunFolder:
             shutil.copytree(profiles, made.profiles)
         write_text(made.environment, json.dumps(environment, indent=2) + "\n")
         os.replace(fresh, self.path)
+
+    def check_format(self) -> None:
+        """ValueError where another version of the project made the folder, and this one cannot
+        read it. Folders of format 1 say nothing of a format, and are read like the others."""
+        try:
+            about = json.loads(self.environment.read_text(encoding="utf-8"))
+            found = about.get("format", 1)
+        except FileNotFoundError:
+            return  # what has none says so itself where it is needed
+        except (ValueError, AttributeError):
+            raise ValueError(
+                f"{self.environment} does not hold JSON by name; a run notes its format in it"
+            ) from None
+        if found in FORMATS and not isinstance(found, bool):
+            return
+        maker = f"version {about['chimera']}" if about.get("chimera") else "another version"
+        commit = f" (commit {about['commit']})" if about.get("commit") else ""
+        raise ValueError(
+            f"run folder {str(self.path)!r} has format {found!r} and was made by {maker} of "
+            f"Chimera{commit}; this is version {version()}, which reads formats "
+            f"{' and '.join(map(str, FORMATS))}. Use the version that made it; its report.html and "
+            "front.csv can be read as they are"
+        )
 
     def sweep(self) -> None:
         """Removes what a process that was killed had begun to write: all such names start with
@@ -112,15 +138,21 @@ class RunFolder:
         more = [name for name in costs if name not in FRONT_COLUMNS]
         known = measured or {}
         timed = [name for name in more if any(name in found for found in known.values())]
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([*FRONT_COLUMNS, *more, *(f"measured {name}" for name in timed)])
+        lines: list[list[Any]] = [[*FRONT_COLUMNS, *more, *(f"measured {name}" for name in timed)]]
         for row in rows:
             values = (row.name, row.digest, row.score, row.macs, row.params, row.resolution)
             others = [row.cost(name) for name in more]
             times = [known.get(row.digest, {}).get(name) for name in timed]
-            writer.writerow([*values, row.top1, "yes" if row is best else "", *others, *times])
-        write_text(self.front, out.getvalue())
+            lines.append([*values, row.top1, "yes" if row is best else "", *others, *times])
+        write_text(self.front, csv_text(lines))
+
+
+def version() -> str:
+    """Of this project; `unknown` where it is not installed."""
+    try:
+        return importlib.metadata.version("chimera-nas")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def read_yaml(path: Path, what: str) -> Any:

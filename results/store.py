@@ -121,7 +121,10 @@ class Store:
                     self._database.execute(f"PRAGMA user_version = {_VERSION}")
         version = self._number("PRAGMA user_version")
         if version not in (1, _VERSION):
-            raise ValueError(f"{self.path} has format {version}; this reads 1 and {_VERSION}")
+            raise ValueError(
+                f"{self.path} has format {version}; this version of Chimera reads 1 and "
+                f"{_VERSION}: use the one that made it"
+            )
 
     def _number(self, query: str) -> int:
         return int(self._database.execute(query).fetchone()[0])

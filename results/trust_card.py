@@ -7,8 +7,6 @@ score is none.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ from typing import Any
 from results import drawing
 from results.console import table
 from results.run_folder import RunFolder, write_text
+from results.tables import csv_text
 from space.budget import quantity
 
 FORMAT = 1
@@ -74,9 +73,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
 def table_of_networks(card: Card) -> str:
     """CSV with a line for each network; zero-cost scores have columns of their own."""
     scores = list(dict.fromkeys(name for net in card["networks"] for name in net["zero_cost"]))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*COLUMNS, *scores])
+    lines: list[list[Any]] = [[*COLUMNS, *scores]]
     for net in card["networks"]:
         values = {
             **net,
@@ -87,8 +84,8 @@ def table_of_networks(card: Card) -> str:
             "probability": mean(net["probabilities"]),
         }
         known = [net["zero_cost"].get(name) for name in scores]
-        writer.writerow([*(values[column] for column in COLUMNS), *known])
-    return out.getvalue()
+        lines.append([*(values[column] for column in COLUMNS), *known])
+    return csv_text(lines)
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -43,6 +43,11 @@ def config_of(folder):
 
 # ---- the run's folder
 
+PLOTS = (
+    *("front-macs", "growth-best", "growth-volume", "importance"),
+    *("probes", "progress", "published", "supernet"),
+)
+
 
 def test_a_run_leaves_a_whole_folder(tiny_run):
     exported = {row.name for row in (tiny_run.folder / "architectures").iterdir()}
@@ -56,6 +61,7 @@ def test_a_run_leaves_a_whole_folder(tiny_run):
         "state/random.sqlite",
         "report.html",
         "front.csv",
+        *(f"plots/{name}.{suffix}" for name in PLOTS for suffix in ("svg", "png")),
         *(
             f"architectures/{name}/{file}"
             for name in exported
@@ -63,9 +69,13 @@ def test_a_run_leaves_a_whole_folder(tiny_run):
         ),
     }
     assert len(exported) == 2
+    report = (tiny_run.folder / "report.html").read_text()
+    for name in exported:
+        assert f'href="architectures/{name}/model.py"' in report
     environment = json.loads((tiny_run.folder / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert environment["device"] == "cpu"
+    assert environment["format"] == 2
 
 
 def test_as_many_random_networks_are_scored_to_compare_with(tiny_run, runs):

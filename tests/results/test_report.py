@@ -2,26 +2,40 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 import os
 import random
 import re
+import urllib.parse
 from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 import vl_convert
+from made_runs import (
+    BUDGET,
+    EVIL,
+    evil_run,
+    make_genome,
+    make_row,
+    make_run,
+    nondominated,
+    three_objectives,
+)
 
-from results import report
-from results.history import Row, Run
+from results import figures
+from results.history import Run
 from results.report import write_report
+from results.sections import genes, networks, published, search
+from results.sections import points as candidate_points
+from results.view import View
 from space.cost import Cost
 from space.genes import lookup
 from space.genome import Genome, Stage
 
-BUDGET = 10_000_000
-EVIL = "</script><script>alert(1)</script>\u2028'\"&"
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
 
@@ -69,138 +83,10 @@ class Page(HTMLParser):
         return json.loads(self.scripts[0], parse_constant=refuse)
 
 
-def make_genome(rng):
-    bottleneck = lookup("operator", "inverted_bottleneck")
-    attention = lookup("operator", "attention")
-    strided = lookup("downsampling", "strided_convolution")
-    stages = []
-    for channels in (16, 32):
-        block = bottleneck(expansion=rng.choice([2, 4]), context=rng.choice([3, 5]))
-        blocks = (rng.choice([block, attention()]),) * rng.randint(1, 3)
-        down = {"downsample": strided(), "stride": 2} if stages else {}
-        stages.append(Stage(channels=channels + 4 * rng.randrange(3), blocks=blocks, **down))
-    return Genome(
-        resolution=32,
-        classes=10,
-        stem=lookup("stem", "convolution")(channels=8),
-        stages=tuple(stages),
-        head=lookup("head", "pooled")(),
-    )
-
-
-def make_row(order, genome, score, **changes):
-    cost = genome.cost()
-    row = Row(
-        order=order,
-        name=f"{cost.macs / 1e6:.1f}M-{genome.digest[:6]}",
-        digest=genome.digest,
-        genome=genome.to_json(),
-        status="ok",
-        score=score,
-        top1=score,
-        macs=cost.macs,
-        params=cost.params,
-        resolution=genome.resolution,
-        reward=score,
-        seconds=0.5,
-        origin="evolution",
-        error=None,
-    )
-    return replace(row, **changes)
-
-
-def nondominated(rows):
-    """By definition: no row is at most as costly and at least as good, and differs in one."""
-    return [
-        a
-        for a in rows
-        if not any(
-            b.macs <= a.macs and b.score >= a.score and (b.macs, b.score) != (a.macs, a.score)
-            for b in rows
-        )
-    ]
-
-
-def make_run(count=30, **changes):
-    rng = random.Random(1)
-    genomes = list({g.digest: g for g in (make_genome(rng) for _ in range(4 * count))}.values())
-    rows = [make_row(i, genome, rng.random()) for i, genome in enumerate(genomes[:count])]
-    assert len(rows) == count
-    presets = [
-        {"name": "near", "macs": 9_000_000, "params": 1_000_000, "top1": 81.0},
-        {"name": "nearer", "macs": 5_000_000, "params": 1_000_000, "top1": 0.705},
-        {"name": "small", "macs": 2_500_000, "params": 900_000, "top1": None},
-        {"name": "far", "macs": 50_000_000_000, "params": 90_000_000, "top1": 85.6},
-    ]
-    run = Run(
-        name="a search",
-        settings={"search": {"seed": 7, "kind": "evolution"}, "data": {"path": "/data"}},
-        environment={"torch": "2.13", "device": None},
-        rows=rows,
-        front=[row.digest for row in nondominated(rows)],
-        best=max(rows, key=lambda row: row.score * (row.macs <= BUDGET)).digest,
-        budget={"macs": BUDGET, "params": None, "text": "10MFLOPs"},
-        presets=[{**preset, "resolution": 224, "source": "a paper"} for preset in presets],
-        space_summary={"name": "tiny", "size": 12 * 10**19, "smallest": 10**6}
-        | {"median": 3 * 10**6, "largest": 9 * 10**6},
-        supernet={
-            "curve": [{"step": i, "loss": 2 / (i + 1), "seconds": i} for i in range(20)],
-            "accuracies": {"largest": {"validation": 0.512, "test": 0.498}},
-            "epochs": 3,
-        },
-        command="python run_search.py --budget 10MFLOPs",
-    )
-    return replace(run, **changes)
-
-
-def three_objectives():
-    """Of score, MACs and a latency, of which the latency is the limit that binds."""
-    run = make_run()
-    rows = [
-        replace(row, costs={"latency@cpu": 3.0 + (7 * i) % 11}) for i, row in enumerate(run.rows)
-    ]
-    points = {row.digest: (-row.score, row.macs, row.costs["latency@cpu"]) for row in rows}
-    front = [
-        digest
-        for digest, mine in points.items()
-        if not any(
-            other != mine and all(a <= b for a, b in zip(other, mine, strict=True))
-            for other in points.values()
-        )
-    ]
-    inside = [row for row in rows if row.costs["latency@cpu"] == 8.0]
-    return replace(
-        run,
-        rows=rows,
-        front=front,
-        best=max(inside, key=lambda row: row.score).digest,
-        budget={"macs": BUDGET, "latency@cpu": 8.0, "text": "10MMACs,8ms@cpu"},
-        target="latency@cpu",
-        objectives=("score", "macs", "latency@cpu"),
-    )
-
-
 def write(folder, run):
     path = folder / "report.html"
     write_report(path, run)
     return Page(path.read_text(encoding="utf-8"))
-
-
-def evil_run():
-    rows = list(make_run().rows)
-    rows[0] = replace(rows[0], name=EVIL, origin=EVIL, digest=EVIL)
-    rows[1] = replace(rows[1], status="failed", score=None, reward=None, top1=None, error=EVIL)
-    run = make_run(rows=rows, name=EVIL, settings={"data": {"path": EVIL}, EVIL: 1}, command=EVIL)
-    return replace(
-        run,
-        best=EVIL,
-        front=[*run.front, EVIL],
-        environment={EVIL: EVIL},
-        budget={"macs": BUDGET, "text": EVIL},
-        presets=[{**run.presets[0], "name": EVIL, "source": EVIL}],
-        space_summary={**run.space_summary, "name": EVIL},
-        supernet={"note": EVIL, "accuracies": {EVIL: {}}},
-    )
 
 
 @pytest.mark.parametrize("make", [make_run, evil_run])
@@ -212,7 +98,7 @@ def test_page_loads_nothing(tmp_path, make):
         assert not any(name.startswith("on") for name in attributes), tag
         assert "url(" not in (attributes.get("style") or "")
         href = attributes.get("href", "#")
-        assert href.startswith("#") or href in ("candidates.sqlite", "front.csv")
+        assert href.startswith("#") or href in ("candidates.sqlite", "front.csv", "plots/")
 
 
 @pytest.mark.parametrize("make", [make_run, evil_run])
@@ -257,20 +143,48 @@ def test_page_is_accessible(tmp_path, make):
     charts = [found for found in page.all("div") if "chart" in found.get("class", "").split()]
     assert [found["id"] for found in charts] == [f"chart-{name}" for name in page.charts["specs"]]
     assert all(found["aria-label"].startswith("Chart: ") for found in charts)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert {"header", "nav", "main", "footer"} <= {tag for tag, _ in page.elements}
+    labelled = {found["for"] for found in page.all("label") if "for" in found}
+    fields = [
+        f["id"] for tag in ("select", "input") for f in page.all(tag) if f.get("id") != "again"
+    ]
+    assert set(fields) <= labelled
+
+
+def front_line(data, pair):
+    """The points of a front of two measures, (second, first) as they stand in its name."""
+    first, second = pair.split()
+    corners = [data["corners"][i] for i in data["lines"][pair]]
+    return sorted((corner[second], corner[first]) for corner in corners)
+
+
+def unpacked(found):
+    """Points, however they are written."""
+    if isinstance(found, list):
+        return found
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
 
 
 def test_charts_compile_and_have_their_data(tmp_path):
     run = make_run()
     charts = write(tmp_path, run).charts
-    assert list(charts["specs"]) == ["front", "progress", "published", "supernet"]
-    for spec in charts["specs"].values():
-        used = set(re.findall(r'"data": \{"name": "(\w+)"\}', json.dumps(spec)))
-        assert used <= set(charts["data"])
+    assert list(charts["specs"]) == [
+        *("front", "growth-volume", "growth-best", "progress"),
+        *("published", "supernet"),
+    ]
+    for name, spec in charts["specs"].items():
+        used = set(re.findall(r'"data": \{"name": "([\w-]+)"\}', json.dumps(spec)))
+        drawn_by_script = {"line", "limit-x", "limit-y"} if name == "front" else set()
+        assert used <= set(charts["data"]) | drawn_by_script
         vl_convert.vegalite_to_vega({**spec, "datasets": charts["data"]})
     data = charts["data"]
-    expected = sorted((row.macs / 1e6, row.score) for row in nondominated(run.rows))
-    assert [(point["x"], point["score"]) for point in data["front"]] == expected
-    assert data["budget"] == [{"x": 10.0, "text": "budget"}]
+    expected = sorted((row.macs, row.score) for row in nondominated(run.rows))
+    assert front_line(data, "m0 m1") == expected
+    assert data["limits-of"] == {"m1": BUDGET}
     highest = [max(row.reward for row in run.rows[: i + 1]) for i in range(len(run.rows))]
     assert [point["so_far"] for point in data["candidates"]] == highest
     places = {point["digest"]: point["place"] for point in data["candidates"]}
@@ -282,45 +196,50 @@ def test_every_cost_that_is_an_objective_has_its_chart_and_column(tmp_path):
     run = three_objectives()
     page = write(tmp_path, run)
     charts = page.charts
-    assert list(charts["specs"])[:2] == ["front", "front2"]
-    for spec in charts["specs"].values():
-        vl_convert.vegalite_to_vega({**spec, "datasets": charts["data"]})
-    assert charts["data"]["budget"] == [{"x": 10.0, "text": "budget"}]
-    assert charts["data"]["budget2"] == [{"x2": 8.0, "text": "budget"}]
-    by_digest = {row.digest: row for row in run.rows}
-    for point in charts["data"]["candidates"]:
-        row = by_digest[point["digest"]]
-        assert (point["x"], point["x2"]) == (row.macs / 1e6, row.costs["latency@cpu"])
-        assert point["others"] == f"{point['x2']:.3g} ms on cpu"
-    slow = {row.digest: (row.costs["latency@cpu"], row.score) for row in run.rows}
-    expected = sorted(
-        (a, b)
-        for a, b in slow.values()
-        if not any(c <= a and d >= b and (c, d) != (a, b) for c, d in slow.values())
-    )
-    assert [(point["x2"], point["score"]) for point in charts["data"]["front2"]] == expected
-    assert "latency on cpu (ms)" in json.dumps(charts["specs"]["front2"])
-    assert "The budget: at most 10M MACs and 8 ms on cpu." in page.text
+    data = charts["data"]
+    assert list(charts["specs"])[:2] == ["front", "space"]
+    axes = {axis["name"]: axis["field"] for axis in data["axes"]}
+    assert list(axes) == ["score", "macs", "latency@cpu", "params"]
+    assert data["limits-of"] == {axes["macs"]: BUDGET, axes["latency@cpu"]: 8.0}
+    for point, row in zip(data["candidates"], run.rows, strict=True):
+        assert point[axes["score"]] == row.score
+        assert point[axes["latency@cpu"]] == row.costs["latency@cpu"]
+        assert point[axes["params"]] == row.params
+    for first, second in itertools.combinations(axes, 2):
+
+        def wanted(row, name):
+            return -row.score if name == "score" else row.cost(name)
+
+        found = {tuple(wanted(row, name) for name in (first, second)) for row in run.rows}
+        expected = sorted(
+            (b, abs(a))
+            for a, b in found
+            if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in found)
+        )
+        assert front_line(data, f"{axes[first]} {axes[second]}") == expected
+    title = next(axis for axis in data["axes"] if axis["name"] == "latency@cpu")["title"]
+    assert title == "latency on cpu (ms)"
+    assert "of at most 10M MACs and 8 ms on cpu ( 10MMACs,8ms@cpu )" in page.text
     assert "Latency on cpu 8 ms 100.0 % of the budget" in page.text
     assert "cheaper in every respect and better" in page.text
     assert page.text.count("latency on cpu stages") == 2  # the heads of both tables
-    assert "on that of all 3 objectives" in page.text
+    assert "on the front of all 3 objectives" in page.text
     assert "within 20 % of the best network's MACs" in page.text
 
 
-def test_chart_styles_are_those_of_the_theme(tmp_path):
-    """A style that the page's script does not know would fall back to Vega's own colours."""
-    page = write(tmp_path, make_run())
-    used = set(re.findall(r'"style": "([\w-]+)"', json.dumps(page.charts["specs"])))
-    block = page.scripts[2].split("style: {")[1].split("\n    },")[0]
-    assert used == set(re.findall(r'^ +"?([\w-]+)"?: \{', block, re.MULTILINE))
+@pytest.mark.parametrize("make", [make_run, three_objectives])
+def test_chart_styles_are_those_of_the_theme(tmp_path, make):
+    """A style that the theme does not know would fall back to Vega's own colours."""
+    charts = write(tmp_path, make()).charts
+    used = set(re.findall(r'"style": "([\w-]+)"', json.dumps(charts["specs"])))
+    assert used <= set(charts["themes"]["light"]["style"])
 
 
 def test_large_runs_are_thinned(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "POINTS", 20)
+    monkeypatch.setattr(candidate_points, "POINTS", 20)
     run = make_run(60)
     page = write(tmp_path, run)
-    points = page.charts["data"]["candidates"]
+    points = unpacked(page.charts["data"]["candidates"])
     assert len(points) < 60
     assert f"{60 - len(points)} candidates are left out of the charts" in page.text
     assert set(run.front) <= {point["digest"] for point in points}
@@ -339,7 +258,10 @@ def test_summary_says_what_was_found_and_what_the_score_is(tmp_path):
     assert f"counted as two operations each, {2 * best.macs / 1e6:.1f} MFLOPs" in text
     assert f"{100 * best.macs / BUDGET:.1f} % of the budget" in text
     assert f"{best.score:.4f}" in text
-    assert "It is not the accuracy of the trained network. No trust card has been made" in text
+    assert (
+        "It is not the accuracy of the trained network. The scores are unchecked : nobody has"
+        in text
+    )
     assert f"python architectures/{best.name}/model.py" in text
     assert "search.seed = 7" in text
     assert "51.2 % 49.8 %" in text
@@ -354,7 +276,7 @@ def test_next_steps_given_replace_the_usual_ones(tmp_path):
 
 def test_stage_costs_add_up():
     genome = make_genome(random.Random(3))
-    stages = report._stage_costs(genome)
+    stages = networks.stage_costs(genome)
     assert [stage["name"] for stage in stages] == ["stem", "stage 1", "stage 2", "head"]
     assert sum((stage["cost"] for stage in stages), Cost()) == genome.cost()
     assert sum(stage["share"] for stage in stages) == pytest.approx(1)
@@ -373,7 +295,7 @@ def test_operator_shares_count_blocks():
     rows = [make_row(i, one_stage(bottleneck), 0.1) for i in range(10)]
     rows += [make_row(10, one_stage(attention, attention, bottleneck), 0.9)]
     ranked = sorted(rows, key=lambda row: -row.score)
-    (line,) = report._operator_shares(rows, ranked, rows[-1:])  # downsampling: no choice, no line
+    (line,) = search.operator_shares(rows, ranked, rows[-1:])  # downsampling: no choice, no line
     shares = {
         name: {part["kind"]: part["share"] for part in bar} for name, bar in line["bars"].items()
     }
@@ -381,13 +303,13 @@ def test_operator_shares_count_blocks():
     # The tenth of 11, rounded up: the network with attention and one without.
     assert shares["best tenth"] == {"inverted_bottleneck": 0.5, "attention": 0.5}
     assert shares["front"] == {"inverted_bottleneck": 1 / 3, "attention": 2 / 3}
-    assert report._operator_shares(rows[:10], rows[:10], rows[:1]) == []
+    assert search.operator_shares(rows[:10], rows[:10], rows[:1]) == []
 
 
 def test_comparison_shows_the_nearest_published_networks():
     run = make_run()
     best = next(row for row in run.rows if row.digest == run.best)
-    comparison = report._comparison(run, best)
+    comparison = published.comparison(View(run))
     assert comparison["left_out"] == 1
     assert {entry["name"] for entry in comparison["entries"]} == {"near", "nearer", "small"} | {
         best.name
@@ -407,10 +329,10 @@ def test_published_networks_within_a_fifth_of_the_budget_are_near(target):
         for share in shares
     ]
     run = make_run(presets=presets, best=None, budget={target: 10**7, "text": "10M"})
-    entries = report._comparison(run, None)["entries"]
+    entries = published.comparison(View(run))["entries"]
     assert [entry["name"] for entry in entries] == ["0.81", "0.9", "1", "1.19"]
     run = replace(run, budget={"text": ""})
-    assert len(report._comparison(run, None)["entries"]) == len(shares)  # no budget: all
+    assert len(published.comparison(View(run))["entries"]) == len(shares)  # no budget: all
 
 
 def test_chart_of_published_networks_holds_all_and_the_front(tmp_path):
@@ -470,7 +392,9 @@ def test_run_without_a_result(tmp_path):
     empty = Run(name="new", settings={}, environment={}, rows=[], front=[], best=None, budget={})
     page = write(tmp_path, replace(empty, finished=False))
     assert "No candidate has a score." in page.text
-    assert "This search has not finished. The report shows it after 0 evaluations." in page.text
+    assert (
+        "This search has not finished. The page shows it after 0 evaluations, as of 2" in page.text
+    )
     assert page.charts["specs"] == {}
 
     bad = [
@@ -498,6 +422,128 @@ def test_scores_that_are_not_numbers(tmp_path):
     assert points[0]["score"] is None
     assert points[1]["reward"] is None
     assert "nan" not in page.text
+
+
+def test_a_page_of_a_search_under_way_says_how_far_it_is(tmp_path):
+    run = make_run(finished=False, evaluations=120, folder="runs/it's", exported={})
+    page = write(tmp_path, run)
+    assert "The page shows it after 30 of 120 evaluations" in page.text
+    assert "How far it is: 25.0 %" in page.text
+    assert page.all("progress")[0]["value"] == "0.2500"
+    assert """python run_search.py --resume 'runs/it'"'"'s'""" in page.text
+    # It would take a screen reader back to its beginning (WCAG 2.2, failure F41).
+    assert not any(found.get("http-equiv") == "refresh" for found in page.all("meta"))
+    assert [found["type"] for found in page.all("input") if found.get("id") == "again"] == [
+        "checkbox"
+    ]
+    assert not any(found.get("href") == "front.csv" for found in page.all("a"))
+    done = write(tmp_path, replace(run, finished=True))
+    assert not done.all("progress")
+    assert not any(found.get("id") in ("again", "now") for _, found in done.elements)
+
+
+def test_code_is_linked_to_where_it_was_exported(tmp_path):
+    run = make_run()
+    where = f"architectures/{EVIL}\n#?%"
+    page = write(tmp_path, replace(run, exported={run.best: where}, folder="runs/a b"))
+    links = [found["href"] for found in page.all("a") if found["href"].endswith("/model.py")]
+    assert [urllib.parse.unquote(link) for link in links] == [f"{where}/model.py"]
+    assert not set(links[0]) & set("<>\"'#?\n ")
+    best = next(row for row in run.rows if row.digest == run.best)
+    text = write(tmp_path, replace(run, folder="runs/a b")).text
+    assert f"python 'runs/a b/architectures/{best.name}/model.py'" in text
+    assert "python run_search.py finalists 'runs/a b' --networks 8 --random 4" in text
+    assert "Not exported" in text
+
+
+def test_plots_are_drawn_to_files(tmp_path):
+    run = three_objectives()
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    (plots / "old.svg").touch()
+    write_report(tmp_path / "report.html", run, plots=plots)
+    names = {path.stem for path in plots.iterdir()}
+    assert {"front-macs", "front-latency-cpu", "space", "growth-volume", "importance"} <= names
+    assert "old" not in names
+    assert {path.name for path in plots.iterdir()} == {
+        f"{name}.{suffix}" for name in names for suffix in ("svg", "png")
+    }
+    for path in plots.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    for path in plots.glob("*.svg"):
+        ElementTree.fromstring(path.read_text())
+    # A shape for each candidate and no more: what is drawn is what there is.
+    svg = (plots / "front-macs.svg").read_text()
+    assert svg.count("layer_4_marks") == 1
+    page = Page((tmp_path / "report.html").read_text())
+    linked = {found["href"] for found in page.all("a") if found["href"].startswith("plots/")}
+    assert linked >= {f"plots/{name}.svg" for name in names}
+    assert all((tmp_path / link).exists() for link in linked)
+
+
+def test_names_do_no_harm_in_plots(tmp_path):
+    run = replace(evil_run(), by_chance=evil_run().rows, settings={"controller": EVIL})
+    write_report(tmp_path / "report.html", run, plots=tmp_path / "plots")
+    for path in (tmp_path / "plots").glob("*.svg"):
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.parse(path).iter()}
+        assert not {"script", "a", "image", "foreignObject"} & tags
+
+
+def test_genes_that_matter_are_said(tmp_path):
+    """The score is decided by one gene, which the table has to name first."""
+    run = make_run(100)
+
+    def width(row):
+        return row.genome["stages"][1]["channels"]
+
+    rows = [replace(row, score=width(row) / 100, reward=width(row) / 100) for row in run.rows]
+    page = write(tmp_path, replace(run, rows=rows, front=[rows[0].digest, rows[1].digest]))
+    table = page.text.split("± is the standard deviation over trees.")[1]
+    first = re.match(r" as a bar stage 2 channels ([\d.]+) %", table.split("±")[1])
+    assert float(first[1]) > 60
+    assert "Functional analysis of variance" not in write(tmp_path, make_run(12)).text
+
+
+def test_winners_are_laid_side_by_side():
+    run = make_run()
+    winners = genes.side_by_side(View(run))
+    assert run.best in {row.digest for row in winners}
+    assert [row.macs for row in winners] == sorted(row.macs for row in winners)
+    for gene in genes.differences(winners, None)["genes"]:
+        assert len(gene["cells"]) == len(winners)
+        assert len({cell["text"] for cell in gene["cells"]}) > 1
+        for cell in gene["cells"]:
+            assert (cell["shade"] is None) == (cell["text"] == "–")
+            assert cell["shade"] is None or 0 <= cell["shade"] <= 1
+    assert genes.differences(winners[:1], None)["genes"] == []
+
+
+def test_finalists_are_shown(tmp_path):
+    network = {
+        "name": EVIL,
+        "digest": "a",
+        "proxy": "p",
+        "group": "best",
+        "macs": 10**6,
+        "params": 10**5,
+        "resolution": 32,
+        "score": 0.5,
+        "state": "finished",
+        "test": 0.75,
+        "seconds": 1.0,
+        "problem": None,
+        "rungs": [{"steps": 9, "accuracy": 0.7, "probability": 0.6, "goes_on": None}],
+    }
+    about = {
+        "rungs": [9],
+        "chosen_by": {"split": "validation", "images": 90},
+        "reported": {"split": "test", "images": 80},
+        "proxy": {"width": 0.5, "resolution": 16},
+    }
+    outcome = {"networks": [network], "winner": "a", "steps": 9, "steps_of_all": 9, "about": about}
+    text = write(tmp_path, make_run(finalists=outcome)).text
+    assert f"The winner is {EVIL}".replace("\u2028", " ") in text
+    assert "75.0 %" in text
 
 
 def test_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -531,16 +577,16 @@ def test_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     ],
 )
 def test_big(value, text):
-    assert report._big(value) == text
+    assert figures.big(value) == text
 
 
 def test_numbers_as_text():
-    assert report._big(3_980_000_000, "MACs") == "3.98 GMACs"
-    assert report._size(123_456) == "123,456"
-    assert report._size(12 * 10**19) == "1.2 × 10²⁰"
-    assert report._size(10**400) == "1.0 × 10⁴⁰⁰"
-    assert [report._duration(s) for s in (2.345, 90, 3700)] == ["2.3 s", "2 min", "1 h 2 min"]
-    assert list(report._flat({"a": {"b": None, "c": [1, True]}, "d": {}, "e": False})) == [
+    assert figures.big(3_980_000_000, "MACs") == "3.98 GMACs"
+    assert figures.size(123_456) == "123,456"
+    assert figures.size(12 * 10**19) == "1.2 × 10²⁰"
+    assert figures.size(10**400) == "1.0 × 10⁴⁰⁰"
+    assert [figures.duration(s) for s in (2.345, 90, 3700)] == ["2.3 s", "2 min", "1 h 2 min"]
+    assert list(figures.flat({"a": {"b": None, "c": [1, True]}, "d": {}, "e": False})) == [
         ("a.b", "none"),
         ("a.c", "1, yes"),
         ("d", "none"),

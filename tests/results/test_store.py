@@ -226,7 +226,7 @@ def newer(path):
     [
         (other_database, "is not a database of candidates"),
         (text, "is not a database of candidates"),
-        (newer, "has format 3; this reads 1 and 2"),
+        (newer, "has format 3; this version of Chimera reads 1 and 2: use the one that made it"),
     ],
 )
 @pytest.mark.parametrize("readonly", [False, True])

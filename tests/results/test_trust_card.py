@@ -244,7 +244,7 @@ def test_kinds_differ_by_colour_or_shape():
 
 def test_report_without_a_card_says_what_checks_the_scores(tmp_path):
     page = page_of(tmp_path)
-    assert "No trust card has been made, so the scores are unchecked" in page.text
+    assert "The scores are unchecked : nobody has measured yet" in page.text
     assert page.text.count("python run_search.py trust 'runs/the one'") == 2
     assert "chart-trust" not in page.ids
     assert not {"trust.svg", "trust.csv"} & set(page.links)

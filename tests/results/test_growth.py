@@ -3,12 +3,12 @@ import random
 
 import pytest
 
-from results.against_chance import against_chance as against
+from results.growth import growth
 from results.history import Row
 
 
 def against_chance(mine, chance, who, target, limit, band, objectives=("score", "macs")):
-    return against(mine, chance, who, {target: limit}, target, band, objectives)
+    return growth({who: mine, "random": chance}, {target: limit}, target, band, objectives)
 
 
 def row(order, macs, score):
@@ -71,6 +71,16 @@ def test_long_searches_are_thinned_out():
     mine = [p["n"] for p in found["curves"] if p["who"] == "ppo"]
     assert len(mine) <= 106
     assert mine[-1] == 1050
+
+
+def test_one_search_alone():
+    mine = [row(i, 50 + i, 0.5 + i / 100) for i in range(9)]
+    found = growth({"ppo": mine}, {"macs": 100}, "macs", 0.5, ("score", "macs"))
+    assert [point["who"] for point in found["curves"]] == ["ppo"] * 9
+    assert found["final"]["ppo"]["volume"] == 1
+    assert growth({}, {"macs": 100}, "macs", 0.5, ("score", "macs")) == {"curves": [], "final": {}}
+    without = growth({"ppo": mine}, {}, "macs", 0.5, ("score", "macs"))
+    assert without["final"]["ppo"] == {"n": 9, "who": "ppo", "best": None, "volume": 1}
 
 
 def test_three_objectives_by_counting_cubes():
