@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from commands.finish import finish
-from commands.job import Job, check_cluster, check_memory
+from commands.job import DataSource, Job, check_cluster, check_memory
 from commands.options import resolve, resumed_settings
 from commands.plan import compares, make_plan, show_plan, starts_text
 from commands.promising import promising
@@ -26,7 +26,7 @@ from commands.study import (
     storage_of,
 )
 from commands.train import measure, train
-from evaluator.data import ImageData, load_data
+from evaluator.data import ImageData
 from results.console import Console
 from results.history import FROM_PRESET
 from results.run_folder import (
@@ -121,21 +121,7 @@ def read_environment(folder: RunFolder) -> dict[str, Any]:
 def read_data(job: Job, about: Mapping[str, Any] | None, console: Console) -> ImageData:
     """The images; ValueError where they are others than those that a run, by what it noted in
     `about`, began with."""
-    settings = job.settings
-    with console.progress("reading images", 1) as meter:
-        data = load_data(
-            settings.data,
-            resolution=settings.proxy_resolution,
-            seed=settings.seed,
-            limit=settings.limit,
-            stream=None if about is None else about.get("streamed"),
-            progress=lambda done, total: meter.update(done, total=total),
-        )
-    if data.skipped:
-        console.say(f"{data.skipped} corrupt images were left out")
-    if about is not None and about["data"] != data.digest:
-        raise ValueError(f"the images of {settings.data!r} are not those that the run began with")
-    return data
+    return DataSource.of(job.settings).read(about, console)
 
 
 def check_place(folder: RunFolder, name: str | None) -> None:
