@@ -13,7 +13,18 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
-from commands import compare, cost, export, finalists, profile, search, study, trust, zoo
+from commands import (
+    compare,
+    cost,
+    export,
+    finalists,
+    profile,
+    search,
+    study,
+    train_network,
+    trust,
+    zoo,
+)
 from commands.options import listing, load_plugins, make_parser
 from results.console import BAD_INPUT, Console
 
@@ -30,6 +41,7 @@ _OUTSIDE = frozenset(
 PARSERS = {
     "trust": trust.trust_parser,
     "finalists": finalists.finalists_parser,
+    "train": train_network.train_parser,
     "zoo": zoo.zoo_parser,
     "scale": zoo.scale_parser,
     "cost": cost.cost_parser,
