@@ -31,7 +31,7 @@ from commands.alone import (
 )
 from commands.finish import report_anew
 from commands.job import DataSource, Job, gpus_of_worker
-from commands.rungs import Climbing, climb_all, log_of, place_of
+from commands.rungs import Climbing, climb_all, log_of, training_folder
 from commands.search import read_data, read_environment
 from commands.settle import Measurements, latency_limits, within
 from commands.similarity import Finished, compare
@@ -349,7 +349,7 @@ def compare_finished(
             network_name(networks[place].genome.cost(), networks[place].genome.digest),
             networks[place].genome.digest,
             networks[place].proxy,
-            place_of(home, networks[place].proxy, steps, seed),
+            training_folder(home, networks[place].proxy, steps, seed),
         )
         for place in best_first(networks, ladder)
         if place in ladder.finished()

@@ -63,7 +63,7 @@ class Climbing:
 
     def __call__(self, piece: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         genome = Genome.from_json(piece["genome"])
-        place = place_of(self._home, genome, piece["steps"], piece["seed"])
+        place = training_folder(self._home, genome, piece["steps"], piece["seed"])
         checkpoints = Checkpoints(place)
         with one_at_a_time(place):
             trainer = self._taken_up(genome, piece, checkpoints)
@@ -107,7 +107,7 @@ class Climbing:
         return self.make(genome, piece)
 
 
-def place_of(home: Path, genome: Genome, steps: int, seed: int) -> Path:
+def training_folder(home: Path, genome: Genome, steps: int, seed: int) -> Path:
     """Where the checkpoints of a training are."""
     return home / f"{genome.digest}-{steps}-{seed}"
 

@@ -40,6 +40,7 @@ from search.settings import Settings
 from supernet.checkpoints import KEPT
 from supernet.distributed import Elsewhere, launched_group, launched_rank
 from supernet.network import Supernet
+from supernet.recipe import Recipe
 from supernet.training import Trainer
 
 LONGEST_NAME = 200  # of a run, bytes; file systems allow 255, and partial files need some
@@ -156,16 +157,22 @@ def default_name(settings: Settings) -> str:
 def check_disk(folder: RunFolder, job: Job, supernet: Supernet) -> None:
     """ValueError where the disk cannot hold what the run is going to write."""
     numbers = sum(weight.numel() for weight in supernet.weights.values())
-    kept = 3 if job.training.optimiser == "adamw" else 2  # numbers for each: itself, its moments
-    kept += bool(job.training.ema)
+    check_room(folder.path, numbers * supernet.branches, job.training, "--runs")
+
+
+def check_room(path: Path, weights: int, recipe: Recipe, option: str) -> None:
+    """ValueError where the disk cannot hold the checkpoints of a training of so many weights;
+    `option` chooses another one."""
+    kept = 3 if recipe.optimiser == "adamw" else 2  # numbers for each: itself, its moments
+    kept += bool(recipe.ema)
     # The checkpoints that are kept while another one is written.
-    needed = (KEPT + 1) * 4 * kept * numbers * supernet.branches + 64 * 2**20
-    place = existing_place(folder.path)
+    needed = (KEPT + 1) * 4 * kept * weights + 64 * 2**20
+    place = existing_place(path)
     free = shutil.disk_usage(place).free
     if free < needed:
         raise ValueError(
             f"the run needs {needed / 2**20:.0f} MiB under {str(place)!r}, but only "
-            f"{free / 2**20:.0f} MiB are free; free some, or choose another --runs"
+            f"{free / 2**20:.0f} MiB are free; free some, or choose another {option}"
         )
 
 

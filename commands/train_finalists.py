@@ -20,9 +20,9 @@ from commands.alone import held_out, received_images, shared_images
 from commands.finalists import judged
 from commands.job import share_of_gpus
 from commands.own_size import OwnSize, Workshop, received_starts, shared_starts
-from commands.rungs import Climbing, climb_all, log_of, place_of
-from commands.train_network import export, report, result_of
+from commands.rungs import Climbing, climb_all, log_of, training_folder
 from commands.train_plan import Plan, formats_of
+from commands.train_result import export, report, result_of
 from results.console import Console
 from results.finalists import write_outcome
 from results.run_folder import environment, write_text
@@ -99,7 +99,7 @@ def train_finalists(plan: Plan, options: argparse.Namespace, console: Console) -
     for place in ladder.finished():
         trainer = shop.trainer(plan.found.trained[place])
         try:
-            trainer.load(Checkpoints(place_of(home, trainer.genome, steps, plan.how.seed)))
+            trainer.load(Checkpoints(training_folder(home, trainer.genome, steps, plan.how.seed)))
             split, images = held_out(plan.images)
             last = ladder.reached[place][-1]
             found = {"validation": last.value, split: last.details["test"]}

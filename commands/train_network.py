@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,17 @@ import torch
 from torch import Tensor
 
 from commands.alone import held_out, received_images, shared_images
-from commands.options import add_training, load_plugins
+from commands.options import add_training
 from commands.own_size import (
     OwnSize,
     Workshop,
     received_starts,
     shared_starts,
 )
+from commands.train_finalists import train_finalists
 from commands.train_plan import RECIPE_OPTIONS, Plan, begin, formats_of, make_plan
+from commands.train_result import export, report, result_of
 from results.console import CommandLine, Console
-from results.finalists import interval
 from results.formats import FILES
 from results.run_folder import write_text
 from results.trained_folder import TrainedFolder
@@ -135,8 +136,6 @@ def _train(options: argparse.Namespace, console: Console) -> int:
         return 0
     plan = begin(plan, options, console)
     if len(plan.found.networks) > 1:
-        from commands.train_finalists import train_finalists  # it imports from here
-
         return train_finalists(plan, options, console)
     return train_one(plan, options, console)
 
@@ -280,7 +279,6 @@ def train_in_process(
 ) -> None:
     """One of the processes of `train_by_ray`."""
     own = OwnSize.from_plain(how)
-    load_plugins(own.plugins)
     data = received_images(own.source, facts, tensors)
     shop = Workshop(own, data, torch.device(device), received_starts(tensors))
     group: Group = Processes()
@@ -290,85 +288,3 @@ def train_in_process(
         run(shop, trainer, Path(folder), looks, None if group.rank else progress)
     finally:
         trainer.close()
-
-
-# ---- what comes of it
-
-
-def result_of(
-    plan: Plan, place: int, trainer: NetworkTrainer, accuracy: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Of one network, as plain data; `accuracy` has shares by split, and which was held out."""
-    genome = trainer.genome
-    cost = genome.cost()
-    return {
-        "format": 1,
-        "name": plan.found.names[place],
-        "digest": genome.digest,
-        "macs": cost.macs,
-        "params": cost.params,
-        "resolution": genome.resolution,
-        "classes": genome.classes,
-        "accuracy": dict(accuracy),
-        "steps": trainer.step,
-        "seconds": trainer.seconds,
-        "recipe": plan.how.recipe.to_plain(),
-        "data": plan.images.digest,
-    }
-
-
-def export(
-    plan: Plan,
-    place: int,
-    trainer: NetworkTrainer,
-    result: Mapping[str, Any],
-    folder: Path,
-    formats: Sequence[str],
-) -> None:
-    """Writes the network with its weights, and what they reach."""
-    from results.export import export_network  # brings what writes networks
-
-    data, found = plan.images, result["accuracy"]
-    export_network(
-        trainer.genome,
-        folder,
-        name=plan.found.names[place],
-        facts={
-            "accuracy": said_accuracy(found),
-            "trained on": f"{len(data.train):,} images of {data.name}, {trainer.step:,} steps",
-            "images": f"RGB from 0 to 1, less {_numbers(data.mean)}, over {_numbers(data.std)}",
-            "classes in order": ", ".join(data.classes[:20]) + ", ..." * (len(data.classes) > 20),
-        },
-        state=trainer.network.state_dict(),
-        formats=formats,
-    )
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.4f}" for value in values)
-
-
-def said_accuracy(found: Mapping[str, Any]) -> str:
-    share, count = found[found["split"]], found["images"]
-    low, high = interval(share, count)
-    return (
-        f"{share:.2%} of {count:,} {found['split']} images right ({low:.1%} to {high:.1%} with 95% "
-        "confidence)"
-    )
-
-
-def report(plan: Plan, result: Mapping[str, Any], console: Console) -> None:
-    """Says what came of it."""
-    if "networks" in result:  # of finalists
-        from results.finalists import show
-
-        shown = show(plan.folder, result)
-        where = plan.folder.networks
-    else:
-        found = result["accuracy"]
-        shown = [f"{result['name']}, trained for {result['steps']:,} steps: {said_accuracy(found)}"]
-        if found["split"] == "validation":
-            shown.append("There are no test images, so the accuracy is that of validation images.")
-        where = plan.folder.network
-    shown += [f"Network: {where}", f"Curves:  {plan.folder.path / 'metrics.csv'}"]
-    console.result({"folder": str(plan.folder.path), **result}, shown)

@@ -17,7 +17,7 @@ from commands.inherited import Found, find, fitted, inherit
 from commands.job import DataSource, check_device
 from commands.options import given_training, load_plugins
 from commands.own_size import OwnSize, State, Workshop, digest_of, read_teacher
-from commands.search import existing_place
+from commands.search import check_room, existing_place
 from evaluator.data import ImageData, data_classes
 from results.console import Console
 from results.formats import require
@@ -98,6 +98,9 @@ def make_plan(options: argparse.Namespace, console: Console) -> Plan:
     folder = TrainedFolder(options.out or Path("trained") / default_name(found))
     settings = settings_of(found, how, options)
     folder.check_same(settings)
+    if folder.known() is None:
+        numbers = sum(genome.cost().params for genome in found.trained)
+        check_room(folder.path, numbers, recipe, "--out")
     place = existing_place(folder.path.parent)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"no folder can be made under {str(place)!r}; choose another --out")
@@ -183,11 +186,12 @@ def settings_of(found: Found, how: OwnSize, options: argparse.Namespace) -> dict
     if how.recipe.epochs:
         del recipe["steps"]  # follow from the images
     return {
-        "networks": {
-            name: genome.digest for name, genome in zip(found.names, found.trained, strict=True)
-        },
-        "data": {"source": how.source.source, "limit": how.source.limit},
         "resolution": how.source.resolution,
+        "data": {"source": how.source.source, "limit": how.source.limit},
+        "networks": [
+            f"{name} {genome.digest}"
+            for name, genome in zip(found.names, found.trained, strict=True)
+        ],
         "seed": how.seed,
         "processes": processes(options),
         "halving": {"reduction": options.reduction, "grace": options.grace} if several else None,

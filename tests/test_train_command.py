@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -216,7 +217,7 @@ OTHERS = {
     "rate": (("--learning-rate", 0.5), "learning_rate is 0.5, but the training in"),
     "seed": (("--seed", 1), "seed is 1, but the training in"),
     "limit": (("--limit", 61), "limit is 61, but the training in"),
-    "side": (("--resolution", 8), "small is"),
+    "side": (("--resolution", 8), "resolution is 8, but the training in"),
     "ema": (("--ema", 0.5), "ema is 0.5, but the training in"),
     "epochs": (("--steps", 9), "steps is 9, but the training in"),
 }
@@ -228,6 +229,19 @@ def test_another_training_does_not_go_on(whole, network, command, changes, messa
     ended = command("train", network, *FULL, "--out", whole.folder, *changes)
     one_line(ended, message, "choose another --out")
     assert sorted(whole.folder.rglob("*")) == before
+
+
+def test_another_network_does_not_go_on(whole, tmp_path, command):
+    other = write_genome(tmp_path, stem={"convolution": {"channels": [8], "norm": ["layer"]}})
+    ended = command("train", other, *FULL, "--out", whole.folder)
+    one_line(ended, "networks is ['small ", "choose another --out")
+
+
+def test_a_disk_that_is_full(network, tmp_path, command, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=2**20))
+    ended = command("train", network, *QUICK, "--out", tmp_path / "out")
+    one_line(ended, "only 1 MiB are free", "choose another --out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
