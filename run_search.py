@@ -22,6 +22,7 @@ from commands import (
     profile,
     search,
     study,
+    train_network,
     trust,
     zoo,
 )
@@ -41,6 +42,7 @@ _OUTSIDE = frozenset(
 PARSERS = {
     "trust": trust.trust_parser,
     "finalists": finalists.finalists_parser,
+    "train": train_network.train_parser,
     "zoo": zoo.zoo_parser,
     "scale": zoo.scale_parser,
     "cost": cost.cost_parser,

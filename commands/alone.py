@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from commands.job import CALIBRATION_IMAGES, Job, streamed_again
+from commands.job import CALIBRATION_IMAGES, DataSource, Job
 from evaluator.data import ImageData, Split
 from evaluator.interfaces import Score
 from evaluator.scoring import SupernetEvaluator
@@ -100,17 +100,27 @@ def alone_trainer(
     return AloneTrainer(genome, own.batches(data), chosen, seed=seed, device=job.device)
 
 
-def look(trainer: AloneTrainer, data: ImageData, split: Split) -> Score:
-    """How good the network is on the images of `split`; `details` has `top1`, its accuracy.
-    `Unfit` where what it gives are no numbers."""
+def look(
+    trainer: AloneTrainer,
+    data: ImageData,
+    split: Split,
+    *,
+    seen: Tensor | None = None,
+    chunk: int = 512,
+) -> Score:
+    """How good the network is on the images of `split`; `details` has `top1`, its accuracy. Running
+    statistics become those of the training images `seen`, or of some, and stay so; `chunk` images
+    are in memory at a time. `Unfit` where what it gives are no numbers."""
     device = trainer.device
+    seen = data.train.sample(CALIBRATION_IMAGES) if seen is None else seen
     evaluator = SupernetEvaluator(
         Trained(trainer.network),
         split.images.to(device),
         split.labels.to(device),
-        calibration=data.train.sample(CALIBRATION_IMAGES).to(device),
+        calibration=seen.to(device),
         normalise=lambda pixels: normalise(pixels, data.mean, data.std),
         proxy=lambda genome: genome,
+        chunk=chunk,
     )
     try:
         with trainer.averaged():
@@ -160,7 +170,7 @@ def shared_images(
 
 
 def received_images(
-    settings: Settings, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    source: DataSource, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> ImageData:
     """The data of `shared_images`. Test images that were sent alone stand for both splits."""
 
@@ -172,5 +182,5 @@ def received_images(
     validation = split("validation") or test
     assert validation is not None
     if train is None:
-        return streamed_again(settings, facts["digest"], "a worker")
+        return source.again(facts["digest"], "a worker")
     return ImageData(train=train, validation=validation, test=test, skipped=0, **facts)

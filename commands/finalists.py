@@ -2,21 +2,15 @@
 
 Their proxies are trained from scratch, by the recipe of the supernet and on its images, as `trust`
 trains networks. The worst are stopped at each rung (`search.halving`): in this process rung by
-rung, or on several as each comes to a rung, by Ray Tune's ASHA.
-
-Two things are kept, so that the command can be stopped and given again: each training's
-checkpoints, with what was found at its rungs, and a log of who came to which rung and went on. The
-log belongs to one choice of networks and rungs, the checkpoints serve any.
+rung, or on several as each comes to a rung, by Ray Tune's ASHA. `commands.rungs` keeps what is
+found, so that the command can be stopped and given again.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +19,6 @@ import numpy as np
 from torch import Tensor
 
 from commands.alone import (
-    Unfit,
     alone_trainer,
     check_least,
     command_line,
@@ -37,29 +30,24 @@ from commands.alone import (
     shared_images,
 )
 from commands.finish import report_anew
-from commands.job import Job, gpus_of_worker
+from commands.job import DataSource, Job, gpus_of_worker
+from commands.rungs import Climbing, climb_all, log_of, training_folder
 from commands.search import read_data, read_environment
 from commands.settle import Measurements, latency_limits, within
 from commands.similarity import Finished, compare
 from evaluator.data import ImageData
 from results import similarity
-from results.console import CommandLine, Console, Meter
-from results.finalists import Log, show, write_outcome
+from results.console import CommandLine, Console
+from results.finalists import show, write_outcome
 from results.history import Row
 from results.run_folder import RunFolder, best_at_budget, environment, front_of
 from results.store import Store, network_name
-from search.halving import Halving, Ladder, Reached, climb
+from search.halving import Halving, Ladder
 from search.proposals import BAND
 from search.settings import Settings
 from space.genome import Genome
 from space.search_space import Space
-from supernet.checkpoints import Checkpoints
-from supernet.training import AloneTrainer, Diverged
-
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
+from supernet.training import AloneTrainer
 
 FEWEST = 2  # networks
 TRIES = 8  # draws of `_AT_ONCE` rows for random networks that are not there yet
@@ -161,20 +149,26 @@ def open_final(options: argparse.Namespace, console: Console) -> Final:
     folder, settings, job = open_folder(options.run, options.device, console)
     steps = options.steps or job.training.steps
     halving = Halving.usual(steps, options.grace, options.reduction)
+    rows = searched(folder, settings)
+    data = read_data(job, read_environment(folder), console)
+    for left in folder.alone_by_rungs.glob(".*.partial"):  # of a process that was killed
+        left.unlink(missing_ok=True)
+    seed = settings.seed + 1 + options.seed
+    return Final(folder, settings, job, data, rows, halving, seed)
+
+
+def searched(folder: RunFolder, settings: Settings) -> list[Row]:
+    """The candidates of a run; ValueError where it has not searched to the end."""
     rows: list[Row] = []
     if folder.database.is_file():
         with Store(folder.database, readonly=True) as store:
             rows = store.rows()
     if len(rows) < settings.evaluations:
         raise ValueError(
-            f"the search of {str(options.run)!r} has scored {len(rows)} of {settings.evaluations} "
-            f"candidates; go on with: python run_search.py --resume {options.run}"
+            f"the search of {str(folder.path)!r} has scored {len(rows)} of {settings.evaluations} "
+            f"candidates; go on with: python run_search.py --resume {folder.path}"
         )
-    data = read_data(job, read_environment(folder), console)
-    for left in folder.alone_by_rungs.glob(".*.partial"):  # of a process that was killed
-        left.unlink(missing_ok=True)
-    seed = settings.seed + 1 + options.seed
-    return Final(folder, settings, job, data, rows, halving, seed)
+    return rows
 
 
 # ---- which networks
@@ -196,7 +190,7 @@ def choose(final: Final, count: int, random: int, seed: int) -> list[Finalist]:
     proxies. ValueError where that are fewer than `FEWEST`, or fewer random ones."""
     space, proxies = final.job.space, final.proxies
     found: dict[str, Finalist] = {}
-    for group, row in _ranked(final):
+    for group, row in ranked(final.job, final.folder, final.rows):
         genome = Genome.from_json(row.genome)
         proxy = proxies.decode(space.encode(genome))
         if len(found) < count:
@@ -223,11 +217,11 @@ def choose(final: Final, count: int, random: int, seed: int) -> list[Finalist]:
     return networks
 
 
-def _ranked(final: Final) -> Iterator[tuple[str, Row]]:
+def ranked(job: Job, folder: RunFolder, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
     """The best at the budget, the members of the front from dear to cheap, then whatever else is at
     the budget, by reward."""
-    proposals, limits = final.job.proposals, latency_limits(final.job)
-    rows = within(final.rows, Measurements.read(final.folder.measured), limits)
+    proposals, limits = job.proposals, latency_limits(job)
+    rows = within(rows, Measurements.read(folder.measured), limits)
     target, limit = proposals.target, proposals.limit
     best = best_at_budget(rows, target, limit, BAND)
     if best is not None:
@@ -252,175 +246,48 @@ def _said_of(networks: Sequence[Finalist], wanted: int, halving: Halving) -> str
 # ---- training
 
 
-class FinalistWork:
-    """Trains proxies from rung to rung (`search.halving.RungWork`). A piece has a `genome` as JSON,
-    a `seed`, `steps` of the whole training, and its `rungs`; the value at a rung is the accuracy on
-    validation images, and `details` have `probability` (mean of the true class), `test` (accuracy
-    on the images that are held out, at the end only) and `seconds` of training.
-
-    Checkpoints are in a folder of `home` for each training; the last has what was found at all its
-    rungs.
-    """
+class FinalistWork(Climbing):
+    """Trains proxies. `details` of a rung have `probability` (mean of the true class), `test`
+    (accuracy on the images that are held out, at the end only) and `seconds` of training."""
 
     def __init__(self, job: Job, data: ImageData, home: Path):
-        self._job, self._data, self._home = job, data, home
+        super().__init__(home)
+        self._job, self._data = job, data
 
-    def __call__(self, piece: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
-        genome = Genome.from_json(piece["genome"])
-        place = training_folder(self._home, genome, piece["steps"], piece["seed"])
-        checkpoints = Checkpoints(place)
-        with one_at_a_time(place):
-            trainer = self._taken_up(genome, piece, checkpoints)
-            try:
-                seen = {probe["step"]: probe for probe in trainer.probes}
-                losses = trainer.advance(checkpoints)
-                for rung in piece["rungs"]:
-                    if rung not in seen:
-                        for loss in losses:
-                            if trainer.step == rung:
-                                break
-                            yield {"step": trainer.step, "loss": loss}
-                        seen[rung] = self._looked(trainer)
-                        trainer.probes.append(seen[rung])
-                        trainer.save(checkpoints)
-                    yield _report(seen[rung])
-            except (Diverged, Unfit) as error:
-                yield {"problem": str(error)}
-            finally:
-                trainer.close()
+    def make(self, genome: Genome, piece: Mapping[str, Any]) -> AloneTrainer:
+        return alone_trainer(
+            self._job, self._data, genome, seed=piece["seed"], steps=piece["steps"]
+        )
 
-    def _taken_up(
-        self, genome: Genome, piece: Mapping[str, Any], checkpoints: Checkpoints
-    ) -> AloneTrainer:
-        """Where its checkpoint ends; at the beginning where that is no good, or past a rung at
-        which nobody has looked, as where the rungs are others now."""
-
-        def fresh() -> AloneTrainer:
-            return alone_trainer(
-                self._job, self._data, genome, seed=piece["seed"], steps=piece["steps"]
-            )
-
-        trainer = fresh()
-        try:
-            trainer.load(checkpoints)
-            seen = {probe["step"] for probe in trainer.probes}
-            if all(rung > trainer.step or rung in seen for rung in piece["rungs"]):
-                return trainer
-        except (ValueError, KeyError):
-            pass
-        trainer.close()
-        return fresh()
-
-    def _looked(self, trainer: AloneTrainer) -> dict[str, Any]:
+    def looked(self, trainer: AloneTrainer) -> dict[str, Any]:
         found = look(trainer, self._data, self._data.validation)
         ended = trainer.step == trainer.steps
         split = held_out(self._data)[1]
-        return {
-            "step": trainer.step,
-            "accuracy": found.details["top1"],
-            "probability": found.score,
-            "test": look(trainer, self._data, split).details["top1"] if ended else None,
-            "seconds": trainer.seconds,
-        }
-
-
-def training_folder(home: Path, proxy: Genome, steps: int, seed: int) -> Path:
-    """Where the checkpoints of a training are."""
-    return home / f"{proxy.digest}-{steps}-{seed}"
-
-
-def _report(found: Mapping[str, Any]) -> dict[str, Any]:
-    details = {key: found[key] for key in ("probability", "test", "seconds")}
-    return {"step": found["step"], "value": found["accuracy"], "details": details}
-
-
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Waits for another process that trains in `folder`: a worker whose command was killed lives
-    some seconds longer. Where files cannot be locked, nobody waits."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        if fcntl is not None:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        test = look(trainer, self._data, split).details["top1"] if ended else None
+        return {"accuracy": found.details["top1"], "probability": found.score, "test": test}
 
 
 def train(final: Final, networks: Sequence[Finalist], workers: int, console: Console) -> Ladder:
     """Trains the networks until each has come to the end, was stopped, or failed; what was done
     before is read, the rest is kept as it is done."""
+    home, seed, steps = final.folder.alone_by_rungs, final.seed, final.halving.steps
     of = {
         "networks": [network.proxy.digest for network in networks],
         "halving": dataclasses.asdict(final.halving),
-        "seed": final.seed,
-        "recipe": recipe(final.job, final.halving.steps).to_plain(),
+        "seed": seed,
+        "recipe": recipe(final.job, steps).to_plain(),
         "data": final.data.digest,
     }
-    key = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
-    log = Log(final.folder.alone_by_rungs / f"{key}.json", of)
-    ladder = _ladder(final.halving, networks, log)
-    pieces = [
-        {"genome": n.proxy.to_json(), "seed": final.seed, "steps": final.halving.steps}
-        for n in networks
-    ]
-    with ExitStack() as until_done:
-        meter: Meter | None = None
-
-        def progress() -> None:
-            nonlocal meter
-            if meter is None:  # only now: until workers have started, there is nothing to tell
-                shown = console.progress(
-                    "training finalists, steps", ladder.expected_steps(), ladder.done_steps()
-                )
-                meter = until_done.enter_context(shown)
-            meter.update(ladder.done_steps(), _note(ladder), ladder.expected_steps())
-
-        while True:
-            left = sum(bool(ladder.wanted(place)) for place in range(len(pieces)))
-            if workers > 1 and left > 1:
-                console.say(f"starting {min(workers, left)} workers")
-                train_by_tune(final, pieces, ladder, workers, progress)
-            else:
-                work = FinalistWork(final.job, final.data, final.folder.alone_by_rungs)
-                climb(work, pieces, ladder, progress)
-            if not ladder.revive():
-                return ladder
-
-
-def _ladder(halving: Halving, networks: Sequence[Finalist], log: Log) -> Ladder:
-    """From what the log has of the networks; it is told of what happens from now on."""
-    keys = [network.proxy.digest for network in networks]
-    entries = {i: log.networks[key] for i, key in enumerate(keys) if key in log.networks}
-
-    def changed(place: int) -> None:
-        lasts = place in ladder.problems and place not in ladder.passing
-        entry = {
-            "reached": [
-                [found.step, found.value, found.goes_on, dict(found.details)]
-                for found in ladder.reached[place]
-            ],
-            "problem": ladder.problems[place] if lasts else None,
-        }
-        log.write(keys[place], entry)
-
-    ladder = Ladder(
-        halving,
-        len(networks),
-        known={i: [Reached(*found) for found in e["reached"]] for i, e in entries.items()},
-        problems={i: e["problem"] for i, e in entries.items() if e["problem"] is not None},
-        changed=changed,
+    pieces = [{"genome": n.proxy.to_json(), "seed": seed, "steps": steps} for n in networks]
+    return climb_all(
+        FinalistWork(final.job, final.data, home),
+        pieces,
+        final.halving,
+        log_of(home, of),
+        lambda ladder, progress: train_by_tune(final, pieces, ladder, workers, progress),
+        workers=workers,
+        console=console,
     )
-    return ladder
-
-
-def _note(ladder: Ladder) -> str:
-    """Of the highest rung to which anyone came."""
-    for rung in reversed(ladder.halving.rungs):
-        there = ladder.at(rung)
-        if there:
-            best = max(found.value for found in there.values())
-            return f"{len(there)} came to {rung:,} steps, best accuracy {best:.1%}"
-    return ""
 
 
 # ---- by Ray Tune
@@ -465,7 +332,8 @@ def make_work(
 ) -> FinalistWork:
     """What a worker process trains with, from plain settings and shared tensors."""
     settings = Settings.from_plain(plain)
-    return FinalistWork(Job(settings), received_images(settings, facts, tensors), Path(home))
+    data = received_images(DataSource.of(settings), facts, tensors)
+    return FinalistWork(Job(settings), data, Path(home))
 
 
 # ---- what comes of it
@@ -505,37 +373,45 @@ def best_first(networks: Sequence[Finalist], ladder: Ladder) -> list[int]:
 def outcome(
     final: Final, networks: Sequence[Finalist], ladder: Ladder, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Plain data, as `results.finalists` describes it: those that came furthest first."""
+    """Plain data, as `results.finalists` describes it."""
     last = final.halving.steps
-    order = best_first(networks, ladder)
-    finished = set(ladder.finished())
     split, images = held_out(final.data)
     machine = environment(final.job.settings.device)
     del machine["command"]
+    about = {
+        "command": command_of(options),
+        "run": final.folder.path.name,
+        "space": final.job.space.name,
+        "budget": final.settings.budget,
+        "rungs": list(final.halving.rungs),
+        "reduction": final.halving.reduction,
+        "seed": final.seed,
+        "chosen_by": {"split": "validation", "images": len(final.data.validation)},
+        "reported": {"split": split, "images": len(images)},
+        "proxy": {
+            "width": final.settings.proxy_width,
+            "resolution": final.settings.proxy_resolution,
+        },
+        "recipe": recipe(final.job, last).to_plain(),
+        "data": final.data.digest,
+        "environment": machine,
+    }
+    return judged(networks, ladder, about)
+
+
+def judged(
+    networks: Sequence[Finalist], ladder: Ladder, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The outcome of networks that were trained by rungs, those that came furthest first."""
+    order = best_first(networks, ladder)
+    finished = set(ladder.finished())
     return {
         "format": 1,
         "networks": [_plain(networks[place], ladder, place) for place in order],
         "winner": networks[order[0]].genome.digest if order[0] in finished else None,
         "steps": ladder.done_steps(),
-        "steps_of_all": last * len(networks),
-        "about": {
-            "command": command_of(options),
-            "run": final.folder.path.name,
-            "space": final.job.space.name,
-            "budget": final.settings.budget,
-            "rungs": list(final.halving.rungs),
-            "reduction": final.halving.reduction,
-            "seed": final.seed,
-            "chosen_by": {"split": "validation", "images": len(final.data.validation)},
-            "reported": {"split": split, "images": len(images)},
-            "proxy": {
-                "width": final.settings.proxy_width,
-                "resolution": final.settings.proxy_resolution,
-            },
-            "recipe": recipe(final.job, last).to_plain(),
-            "data": final.data.digest,
-            "environment": machine,
-        },
+        "steps_of_all": ladder.halving.steps * len(networks),
+        "about": dict(about),
     }
 
 

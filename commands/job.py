@@ -7,6 +7,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from space.objectives import measured_objectives, resolve_objectives
 from space.presets import presets
 from space.search_space import Space
 from supernet.augmentation import normalise
-from supernet.batches import Batches, Images, Moved, ResidentImages
+from supernet.batches import Batches, Cropped, Images, Moved, ResidentImages
 from supernet.distributed import launched_here, launched_ranks, own_device
 from supernet.frozen import FrozenParts
 from supernet.graphs import GraphedParts
@@ -178,23 +179,13 @@ class Job:
 
     def images(self, data: ImageData, group: Group) -> Images:
         """Training images of one process of `group`, on the device."""
-        seed, size = self.settings.seed, self.training.batch
-        rank, ranks = group.rank, group.ranks
-        if isinstance(data.train, Split):
-            images, labels = data.train.images.to(self.device), data.train.labels.to(self.device)
-            return ResidentImages(images, labels, batch=size, seed=seed, rank=rank, ranks=ranks)
-        # The evaluation transform, as of images that are resident: whether they fit in memory
-        # should not decide what networks are trained on.
-        streamed = data.train.batches(
-            batch_size=size * ranks,
-            seed=seed,
-            crop=None,
-            rank=rank,
-            ranks=ranks,
-            workers=max(1, (os.cpu_count() or 1) // launched_here()),
-            pin_memory=self.device.type == "cuda",
+        return make_images(
+            data,
+            batch=self.training.batch,
+            seed=self.settings.seed,
+            device=self.device,
+            group=group,
         )
-        return Moved(streamed, self.device)
 
     def batches(self, data: ImageData, group: Group | None = None) -> Batches:
         """What networks are trained on."""
@@ -218,6 +209,90 @@ class Job:
             seed=self.settings.seed,
             group=group,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """Which images, and how large."""
+
+    source: str
+    resolution: int
+    seed: int  # of the choice that a limit makes
+    limit: int | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> DataSource:
+        """That of a run: images as large as the proxies'."""
+        side, seed = settings.proxy_resolution, settings.seed
+        return cls(source=settings.data, resolution=side, seed=seed, limit=settings.limit)
+
+    def read(self, about: Mapping[str, Any] | None, console: Console) -> ImageData:
+        """The images; ValueError where they are others than those that something, by what it noted
+        in `about`, began with."""
+        with console.progress("reading images", 1) as meter:
+            data = self._load(
+                None if about is None else about.get("streamed"),
+                lambda done, total: meter.update(done, total=total),
+            )
+        if data.skipped:
+            console.say(f"{data.skipped} corrupt images were left out")
+        if about is not None and about["data"] != data.digest:
+            raise ValueError(f"the images of {self.source!r} are not those that the run began with")
+        return data
+
+    def again(self, digest: str, who: str) -> ImageData:
+        """The data in another process, which streams its training images itself; ValueError where
+        they are not those of `digest`."""
+        data = self._load(True, None)
+        if data.digest != digest:
+            raise ValueError(f"the images of {self.source!r} are others where {who} trains")
+        return data
+
+    def _load(self, stream: bool | None, progress: Callable[[int, int], None] | None) -> ImageData:
+        return load_data(
+            self.source,
+            resolution=self.resolution,
+            seed=self.seed,
+            limit=self.limit,
+            stream=stream,
+            progress=progress,
+        )
+
+
+def make_images(
+    data: ImageData,
+    *,
+    batch: int,
+    seed: int,
+    device: torch.device,
+    group: Group,
+    crop: float = 0.0,
+) -> Images:
+    """Training images of one process of `group`, on the device, `batch` at a time. Of each a random
+    part that is at least the share `crop` of it, unless that is 0: of streamed images a part of the
+    picture, of resident ones a part of the image."""
+    from evaluator.data_stream import Crop  # needs Pillow
+
+    rank, ranks = group.rank, group.ranks
+    part = Crop(scale=(crop, 1.0)) if crop else None
+    if isinstance(data.train, Split):
+        images, labels = data.train.images.to(device), data.train.labels.to(device)
+        source: Images = ResidentImages(
+            images, labels, batch=batch, seed=seed, rank=rank, ranks=ranks
+        )
+        return Cropped(source, part.box, seed=seed, rank=rank) if part else source
+    # Without a part the evaluation transform, as of images that are resident: whether they fit in
+    # memory should not decide what networks are trained on.
+    streamed = data.train.batches(
+        batch_size=batch * ranks,
+        seed=seed,
+        crop=part,
+        rank=rank,
+        ranks=ranks,
+        workers=max(1, (os.cpu_count() or 1) // launched_here()),
+        pin_memory=device.type == "cuda",
+    )
+    return Moved(streamed, device)
 
 
 def check_device(name: str) -> torch.device:
@@ -283,11 +358,16 @@ def gpus_of_worker(settings: Settings, device: torch.device) -> float:
     cluster a whole one, unless the settings say otherwise."""
     if settings.gpus_per_worker is not None:
         return settings.gpus_per_worker
+    if device.type == "cuda" and settings.ray_address is not None:
+        return 1.0
+    return share_of_gpus(settings.workers, device)
+
+
+def share_of_gpus(workers: int, device: torch.device) -> float:
+    """An equal share of this machine's GPUs for each worker."""
     if device.type != "cuda":
         return 0.0
-    if settings.ray_address is not None:
-        return 1.0
-    shares = torch.cuda.device_count() / settings.workers
+    shares = torch.cuda.device_count() / workers
     return math.floor(shares) if shares >= 1 else math.floor(shares * 1e4) / 1e4
 
 
@@ -354,21 +434,6 @@ def scorer_of(
     """`make_scorer` on the images of `split`, with training images of `data` for statistics."""
     seen = data.train.sample(CALIBRATION_IMAGES)
     return make_scorer(supernet, split.images, split.labels, seen, data.mean, data.std, space)
-
-
-def streamed_again(settings: Settings, digest: str, who: str) -> ImageData:
-    """The data in another process, which streams its training images itself; ValueError where they
-    are not those of `digest`."""
-    data = load_data(
-        settings.data,
-        resolution=settings.proxy_resolution,
-        seed=settings.seed,
-        limit=settings.limit,
-        stream=True,
-    )
-    if data.digest != digest:
-        raise ValueError(f"the images of {settings.data!r} are others where {who} trains")
-    return data
 
 
 def make_worker(job: Job, scorer: GroupEvaluator, images: int, *, races: bool = True) -> Racer:

@@ -31,9 +31,9 @@ from space.genes import CATEGORIES, Allowed, Numbers, Rows, gene_choices, regist
 from space.objectives import OBJECTIVES, SCORE, resolve_objectives
 from space.presets import presets
 from supernet.distributed import launched_here
-from supernet.recipe import TrainingSettings
+from supernet.recipe import Recipe, TrainingSettings
 
-# Settings of the training -> their options.
+# Settings of the training -> their options. A search has a --batch, too.
 TRAINING_OPTIONS = {
     setting.name: "train-batch" if setting.name == "batch" else setting.name.replace("_", "-")
     for setting in dataclasses.fields(TrainingSettings)
@@ -166,12 +166,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_training(group: argparse._ArgumentGroup) -> None:
-    """An option for each setting of a training. `batch` is --train-batch: a search has one too."""
-    for setting in dataclasses.fields(TrainingSettings):
+def add_training(
+    group: argparse._ArgumentGroup,
+    recipe: type[Recipe] = TrainingSettings,
+    names: Mapping[str, str] = TRAINING_OPTIONS,
+    *,
+    defaults: bool = True,
+) -> None:
+    """An option for each setting of a training, by its name in `names`; with its default, unless
+    that is another recipe's."""
+    for setting in dataclasses.fields(recipe):
         about, default = setting.metadata["about"], setting.default
-        name = TRAINING_OPTIONS[setting.name]
-        shown = f"{about} (default: {default})" if default not in ((), False) else about
+        name = names[setting.name]
+        told = defaults and default not in ((), False)
+        shown = f"{about} (default: {default})" if told else about
         if isinstance(default, bool):
             group.add_argument(
                 f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=shown
@@ -183,9 +191,11 @@ def add_training(group: argparse._ArgumentGroup) -> None:
             group.add_argument(f"--{name}", type=type(default), choices=allowed, help=shown)
 
 
-def given_training(options: argparse.Namespace) -> dict[str, Any]:
+def given_training(
+    options: argparse.Namespace, names: Mapping[str, str] = TRAINING_OPTIONS
+) -> dict[str, Any]:
     """The settings of the training that the command line names."""
-    values = {k: getattr(options, v.replace("-", "_"), None) for k, v in TRAINING_OPTIONS.items()}
+    values = {k: getattr(options, v.replace("-", "_"), None) for k, v in names.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from commands.finish import finish
-from commands.job import Job, check_cluster, check_memory
+from commands.job import DataSource, Job, check_cluster, check_memory
 from commands.live import LiveReport
 from commands.options import resolve, resumed_settings
 from commands.plan import compares, make_plan, show_plan, starts_text
@@ -27,7 +27,7 @@ from commands.study import (
     storage_of,
 )
 from commands.train import measure, train
-from evaluator.data import ImageData, load_data
+from evaluator.data import ImageData
 from results.console import Console
 from results.history import FROM_PRESET
 from results.run_folder import (
@@ -41,6 +41,7 @@ from search.settings import Settings
 from supernet.checkpoints import KEPT
 from supernet.distributed import Elsewhere, launched_group, launched_rank
 from supernet.network import Supernet
+from supernet.recipe import Recipe
 from supernet.training import Trainer
 
 LONGEST_NAME = 200  # of a run, bytes; file systems allow 255, and partial files need some
@@ -126,21 +127,7 @@ def read_environment(folder: RunFolder) -> dict[str, Any]:
 def read_data(job: Job, about: Mapping[str, Any] | None, console: Console) -> ImageData:
     """The images; ValueError where they are others than those that a run, by what it noted in
     `about`, began with."""
-    settings = job.settings
-    with console.progress("reading images", 1) as meter:
-        data = load_data(
-            settings.data,
-            resolution=settings.proxy_resolution,
-            seed=settings.seed,
-            limit=settings.limit,
-            stream=None if about is None else about.get("streamed"),
-            progress=lambda done, total: meter.update(done, total=total),
-        )
-    if data.skipped:
-        console.say(f"{data.skipped} corrupt images were left out")
-    if about is not None and about["data"] != data.digest:
-        raise ValueError(f"the images of {settings.data!r} are not those that the run began with")
-    return data
+    return DataSource.of(job.settings).read(about, console)
 
 
 def check_place(folder: RunFolder, name: str | None) -> None:
@@ -175,16 +162,22 @@ def default_name(settings: Settings) -> str:
 def check_disk(folder: RunFolder, job: Job, supernet: Supernet) -> None:
     """ValueError where the disk cannot hold what the run is going to write."""
     numbers = sum(weight.numel() for weight in supernet.weights.values())
-    kept = 3 if job.training.optimiser == "adamw" else 2  # numbers for each: itself, its moments
-    kept += bool(job.training.ema)
+    check_room(folder.path, numbers * supernet.branches, job.training, "--runs")
+
+
+def check_room(path: Path, weights: int, recipe: Recipe, option: str) -> None:
+    """ValueError where the disk cannot hold the checkpoints of a training of so many weights;
+    `option` chooses another one."""
+    kept = 3 if recipe.optimiser == "adamw" else 2  # numbers for each: itself, its moments
+    kept += bool(recipe.ema)
     # The checkpoints that are kept while another one is written.
-    needed = (KEPT + 1) * 4 * kept * numbers * supernet.branches + 64 * 2**20
-    place = existing_place(folder.path)
+    needed = (KEPT + 1) * 4 * kept * weights + 64 * 2**20
+    place = existing_place(path)
     free = shutil.disk_usage(place).free
     if free < needed:
         raise ValueError(
             f"the run needs {needed / 2**20:.0f} MiB under {str(place)!r}, but only "
-            f"{free / 2**20:.0f} MiB are free; free some, or choose another --runs"
+            f"{free / 2**20:.0f} MiB are free; free some, or choose another {option}"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from commands.job import CALIBRATION_IMAGES, Job, make_scorer, scorer_of, streamed_again
+from commands.job import CALIBRATION_IMAGES, DataSource, Job, make_scorer, scorer_of
 from evaluator.data import ImageData, Split
 from results.console import Console
 from results.run_folder import RunFolder, write_text
@@ -196,4 +196,4 @@ def data_of(
     if "images" in tensors:
         train = Split(tensors["images"], tensors["labels"])
         return ImageData(train=train, validation=seen, test=None, skipped=0, **facts)
-    return streamed_again(settings, facts["digest"], "a process")
+    return DataSource.of(settings).again(facts["digest"], "a process")

@@ -35,7 +35,7 @@ from commands.alone import (
     shared_images,
 )
 from commands.finish import keep_training, report_anew
-from commands.job import Job, make_runner
+from commands.job import DataSource, Job, make_runner
 from commands.promising import FEW_IMAGES, few_images, parts_of, scores_without_training
 from commands.search import read_data, read_environment
 from evaluator.data import ImageData, Split
@@ -514,7 +514,7 @@ def make_work(
 ) -> AloneWork:
     """What a worker process trains with, from plain settings and shared tensors."""
     settings = Settings.from_plain(plain)
-    return AloneWork(Job(settings), received_images(settings, facts, tensors))
+    return AloneWork(Job(settings), received_images(DataSource.of(settings), facts, tensors))
 
 
 # ---- what comes of it

@@ -73,7 +73,7 @@ def export_network(
         raise ValueError(f"{folder} exists and is not an exported network; choose another folder")
     require(formats)
     if state is not None:
-        state = _checked_state(genome, state)
+        state = checked_state(genome, state)
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = _beside(folder)
     new.mkdir()
@@ -146,7 +146,7 @@ def _put_in_place(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _checked_state(genome: Genome, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def checked_state(genome: Genome, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights on the CPU, each with storage of its own. ValueError where they do not fit."""
     expected = _shapes(_on_meta(lambda: build(genome)))
     for title, names in (

@@ -9,7 +9,8 @@ Everything here is plain data. `commands.finalists` makes the outcome:
   where it did not come to the end), `seconds` of training, and the `problem` where it failed.
 - `winner`: the digest of the best that came to the end, None where nobody did.
 - `steps`: of all trainings together, and `steps_of_all`, what training all to the end would take.
-- `about`: what it was made with; `chosen_by` and `reported` name a split and its number of images.
+- `about`: what it was made with; `chosen_by` and `reported` name a split and its number of images;
+  `proxy` says how large the proxies are, and is None where the networks themselves were trained.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from results.console import table
 from results.run_folder import RunFolder, write_text
@@ -87,7 +88,14 @@ def _checked(entry: Any) -> dict[str, Any]:
 # ---- files at the end
 
 
-def write_outcome(folder: RunFolder, outcome: Outcome) -> None:
+class Files(Protocol):
+    """Where an outcome is written to."""
+
+    finalists: Path
+    finalists_table: Path
+
+
+def write_outcome(folder: Files, outcome: Outcome) -> None:
     """As CSV, a line for each network, and as JSON."""
     write_text(folder.finalists_table, as_csv(outcome))
     # The last: whoever sees it sees the other.
@@ -137,7 +145,7 @@ def stopped_at(network: Mapping[str, Any]) -> int | None:
 # ---- words
 
 
-def show(folder: RunFolder, outcome: Outcome) -> list[Any]:
+def show(folder: Files, outcome: Outcome) -> list[Any]:
     """The outcome for a person."""
     rungs = outcome["about"]["rungs"]
     columns = ["network", "", "MACs", "params", "score"]
@@ -178,7 +186,8 @@ def verdict(outcome: Outcome) -> str:
     (net,), reported = won, outcome["about"]["reported"]
     low, high = interval(net["test"], reported["images"])
     return (
-        f"The winner is {net['name']}, {GROUPS[net['group']]}: trained alone, its proxy classifies "
+        f"The winner is {net['name']}, {GROUPS[net['group']]}: trained alone, "
+        f"{'its proxy' if outcome['about']['proxy'] else 'it'} classifies "
         f"{net['test']:.1%} of the {reported['images']:,} {reported['split']} images right "
         f"({low:.1%} to {high:.1%} with 95% confidence)."
     )
@@ -210,6 +219,11 @@ def statement(outcome: Outcome) -> str:
         said += (
             f"The accuracies that are reported are of {reported['images']:,} {reported['split']} "
             "images, by which nobody chose. "
+        )
+    if proxy is None:
+        return said + (
+            "All of them are accuracies of the networks at their own size, each trained alone for "
+            f"up to {about['rungs'][-1]:,} steps."
         )
     return said + (
         f"All of them are accuracies of proxies ({proxy['width']:g} of the width, images of "

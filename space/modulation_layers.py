@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from space.residuals import ends_with
+
 
 class PostNormResidual(nn.Module):
     """x + scale(norm(branch(x))), a sub-layer with its norm behind it: (N, C, H, W) to the same.
@@ -25,6 +27,9 @@ class PostNormResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.scale(self.norm(self.branch(x)))
+
+
+ends_with(PostNormResidual, "scale")
 
 
 class FocalModulation(nn.Module):

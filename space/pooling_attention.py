@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from space.residuals import ends_with
+
 MapAndTokens = tuple[Tensor, Tensor]
 
 
@@ -152,6 +154,9 @@ class PoolingResidual(nn.Module):
         y = self.norm(x)
         kept = x if self.widen is None else self.widen(y)
         return self.pool(kept) + self.scale(self.attention(y))
+
+
+ends_with(PoolingResidual, "scale")
 
 
 class TokenPoolingResidual(PoolingResidual):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from space import cost, units
 from space.blueprint import Blueprint, blueprint
 from space.genes import Site
+from space.residuals import ends_with
 from space.settings import ACTIVATIONS
 from space.slicing import Axis
 
@@ -59,6 +60,9 @@ class Bottleneck(nn.Module):
         y = self.middle(self.inner(self.reduce(x)))
         y = self.gate(self.last_norm(self.expand(y)))
         return self.activation(self.shortcut(x) + y)
+
+
+ends_with(Bottleneck, "gate")
 
 
 class EfficientChannelAttention(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,9 +19,12 @@ from supernet.augmentation import (
     randaugment,
     shifted,
     soft_targets,
+    transformed,
 )
 from supernet.curriculum import Phase
-from supernet.recipe import TrainingSettings
+from supernet.recipe import Recipe
+
+Box = Callable[[int, int, np.random.Generator], tuple[int, int, int, int]]
 
 
 class Images(Protocol):
@@ -90,13 +94,38 @@ class Moved:
         return tensor.to(self._device, non_blocking=True)
 
 
+class Cropped:
+    """The images of `source`, of each a random part, as large as the whole was.
+
+    `box` draws the part of a picture of so many pixels: left, top, right and bottom.
+    """
+
+    def __init__(self, source: Images, box: Box, *, seed: int, rank: int = 0):
+        self._source, self._box, self._seed, self._rank = source, box, seed, rank
+
+    def batch(self, j: int) -> tuple[Tensor, Tensor]:
+        images, labels = self._source.batch(j)
+        height, width = images.shape[2:]
+        rng = np.random.default_rng([self._seed, 3, j, *([self._rank] if self._rank else [])])
+        boxes = np.array([self._box(width, height, rng) for _ in range(len(images))], np.float64)
+        matrices = np.zeros((len(images), 2, 3))
+        matrices[:, 0, 0] = (boxes[:, 2] - boxes[:, 0]) / width
+        matrices[:, 1, 1] = (boxes[:, 3] - boxes[:, 1]) / height
+        matrices[:, :, 2] = boxes[:, :2]
+        return transformed(images, torch.from_numpy(matrices).float().to(images.device)), labels
+
+    def close(self) -> None:
+        self._source.close()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
     """Normalised float `images` (N, 3, R, R) and `targets` (N, K), the probability of each class:
-    one-hot unless labels are smoothed or images mixed."""
+    one-hot unless labels are smoothed or images mixed; and the batch's `number`."""
 
     images: Tensor
     targets: Tensor
+    number: int = 0
 
 
 class Batches:
@@ -111,7 +140,7 @@ class Batches:
         source: Images,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        settings: TrainingSettings,
+        settings: Recipe,
         *,
         classes: int,
         seed: int,
@@ -142,7 +171,7 @@ class Batches:
             pixels, targets = mixed(
                 pixels, targets, rng, mixup=settings.mixup, cutmix=settings.cutmix
             )
-        return Examples(pixels, targets)
+        return Examples(pixels, targets, j)
 
     def close(self) -> None:
         """Ends what makes batches ahead."""

@@ -15,6 +15,20 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), targets)
 
 
+def taught(logits: Tensor, teacher: Tensor, how: str, temperature: float) -> Tensor:
+    """What a student (N, K) has to learn yet from a teacher's logits (N, K); the mean over images.
+
+    "hard": cross-entropy with the class that the teacher likes best (DeiT, Touvron et al., 2020,
+    arXiv 2012.12877, section 4). "soft": T^2 KL(teacher || student), both at temperature T (Hinton
+    et al., 2015, arXiv 1503.02531, section 2).
+    """
+    if how == "hard":
+        return F.cross_entropy(logits.float(), teacher.argmax(1))
+    log_q = (logits.float() / temperature).log_softmax(1)
+    log_p = (teacher.float() / temperature).log_softmax(1)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
 def adaptive_divergence(
     logits: Tensor, teacher: Tensor, *, low: float = -1.0, high: float = 1.0
 ) -> Tensor:

@@ -24,17 +24,18 @@ from torch import Tensor, nn
 
 from space.cost_table import CostTable
 from space.genome import Genome
-from space.network import build
+from space.network import Network, build
 from space.search_space import Space
 from supernet.batches import Batches, Examples
 from supernet.checkpoints import Checkpoints
 from supernet.curriculum import make_curriculum
 from supernet.losses import adaptive_divergence, soft_cross_entropy
 from supernet.network import Supernet, check_side
-from supernet.recipe import TrainingSettings
+from supernet.recipe import Recipe, TrainingSettings
 from supernet.sampling import make_sampler
 
 MOMENTUM = 0.9  # of SGD
+SAVING = 20  # times as long as a checkpoint takes to write, until the next one is
 PROBES = 12  # times that a training looks how good its networks are
 
 
@@ -71,7 +72,7 @@ class _Backward:
     candidate's weights at a time.
     """
 
-    def __init__(self, device: torch.device, settings: TrainingSettings):
+    def __init__(self, device: torch.device, settings: Recipe):
         overlaps = device.type == "cpu" and not settings.checkpointing
         self._pool = ThreadPoolExecutor(1) if overlaps else None
         self._waiting: list[Future[None]] = []
@@ -110,7 +111,7 @@ class Training:
         self,
         parameters: Mapping[str, Tensor],
         batches: Batches,
-        settings: TrainingSettings,
+        settings: Recipe,
         *,
         seed: int,
         side: int,
@@ -253,13 +254,14 @@ class Training:
         every_seconds: float = 15.0,
         progress: Callable[[int, int, float], None] | None = None,
         probe: Callable[[], dict[str, float]] | None = None,
+        probes: int = PROBES,
     ) -> None:
         """Trains to the end, with a checkpoint from time to time and one when done.
 
         `progress` gets steps done, steps in all, and the loss. `probe` looks at the networks, some
-        `PROBES` times. An interrupt, or `Diverged`, leaves the last checkpoint.
+        `probes` times. An interrupt, or `Diverged`, leaves the last checkpoint.
         """
-        looks = {round(self.steps * i / PROBES) for i in range(1, PROBES + 1)}
+        looks = {round(self.steps * i / probes) for i in range(1, probes + 1)}
         for loss in self.advance(checkpoints, every_seconds=every_seconds):
             if probe is not None and self.step in looks:
                 with self.averaged():
@@ -272,7 +274,7 @@ class Training:
     ) -> Iterator[float]:
         """Trains to the end and gives the loss after each step, so that the caller may look at the
         network there, or leave it at that. A checkpoint is written from time to time and when
-        done, each as the caller comes back."""
+        done, each as the caller comes back; large ones more rarely."""
         saved = time.monotonic()
         while self.step < self.steps:
             begun = time.monotonic()
@@ -281,8 +283,11 @@ class Training:
             yield loss
             done = self.step == self.steps
             if checkpoints is not None and (done or time.monotonic() - saved > every_seconds):
+                begun = time.monotonic()
                 self.save(checkpoints)
                 saved = time.monotonic()
+                if every_seconds:
+                    every_seconds = max(every_seconds, SAVING * (saved - begun))
 
     # ---- checkpoints
 
@@ -387,6 +392,8 @@ class Training:
 class Trainer(Training):
     """Trains `supernet`. The loss that it reports is the largest network's, or, without the
     sandwich rule, that of the first network of the step."""
+
+    settings: TrainingSettings
 
     def __init__(
         self,
@@ -542,13 +549,14 @@ class Trainer(Training):
 
 
 class AloneTrainer(Training):
-    """Trains one network with weights of its own, by the same recipe."""
+    """Trains one network with weights of its own, by the same recipe, but for the curriculum:
+    `supernet.network_training` follows that, too."""
 
     def __init__(
         self,
         genome: Genome,
         batches: Batches,
-        settings: TrainingSettings,
+        settings: Recipe,
         *,
         seed: int,
         device: torch.device | str = "cpu",
@@ -556,25 +564,36 @@ class AloneTrainer(Training):
     ):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = build(genome).to(device)
+            self.network = self._placed(build(genome), torch.device(device))
         self.genome = genome
         super().__init__(
             dict(self.network.named_parameters()),
             batches,
-            replace(settings, curriculum="none"),
+            self._followed(settings),
             seed=seed,
             side=genome.resolution,
-            multiple=genome.resolution,
+            multiple=genome.stem.stride,  # type: ignore[attr-defined]
             group=group,
         )
 
-    def _add_gradients(self, examples: Examples, backward: _Backward) -> Tensor:
+    def _placed(self, network: Network, device: torch.device) -> Network:
+        """The network where it is trained."""
+        return network.to(device)
+
+    def _followed(self, settings: Recipe) -> Recipe:
+        """What of the recipe is followed."""
+        return replace(settings, curriculum="none")
+
+    def _add_gradients(self, examples: Examples, backward: Callable[[Tensor], None]) -> Tensor:
         self.network.train()
-        with self._precision():
-            logits = self.network(examples.images)
-        loss = soft_cross_entropy(logits, examples.targets)
+        loss = self._loss(examples)
         backward(loss)
         return loss.detach()
+
+    def _loss(self, examples: Examples) -> Tensor:
+        with self._precision():
+            logits = self.network(examples.images)
+        return soft_cross_entropy(logits, examples.targets)
 
     def _statistics(self) -> dict[str, Tensor]:
         return dict(self.network.named_buffers())
@@ -583,7 +602,7 @@ class AloneTrainer(Training):
         return {**super()._identity(), "network": self.genome.digest}
 
 
-def check_curriculum(space: Space, settings: TrainingSettings) -> None:
+def check_curriculum(space: Space, settings: Recipe) -> None:
     """ValueError where networks of `space` cannot work on images as small as the curriculum's."""
     side = max(space.resolution.choices)
     phases = make_curriculum(
@@ -603,7 +622,7 @@ def check_curriculum(space: Space, settings: TrainingSettings) -> None:
             ) from None
 
 
-def _optimiser(settings: TrainingSettings, weights: Sequence[Tensor]) -> torch.optim.Optimizer:
+def _optimiser(settings: Recipe, weights: Sequence[Tensor]) -> torch.optim.Optimizer:
     """Vectors (norms, biases, scales) do not decay."""
     groups = [
         {"params": [w for w in weights if w.ndim > 1], "weight_decay": settings.weight_decay},

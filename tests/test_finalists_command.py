@@ -22,7 +22,7 @@ import ray
 import torch
 from PIL import Image
 
-from commands import finalists
+from commands import finalists, rungs
 from results.console import Console
 from results.finalists import interval, not_told_apart
 from results.store import Store
@@ -372,7 +372,7 @@ def test_broken_checkpoints_are_begun_again(folder, whole, command, monkeypatch)
 def test_one_process_at_a_time_trains_a_network(tmp_path):
     """Another one, as of a command that was killed, is waited for."""
     script = (
-        "import sys, time; from pathlib import Path; from commands.finalists import one_at_a_time\n"
+        "import sys, time; from pathlib import Path; from commands.rungs import one_at_a_time\n"
         "with one_at_a_time(Path(sys.argv[1])):\n"
         "    print('in', flush=True); time.sleep(0.5)"
     )
@@ -380,9 +380,9 @@ def test_one_process_at_a_time_trains_a_network(tmp_path):
     with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT) as other:
         assert other.stdout.readline() == b"in\n"
         begun = time.monotonic()
-        with finalists.one_at_a_time(tmp_path / "here"):
+        with rungs.one_at_a_time(tmp_path / "here"):
             assert time.monotonic() - begun > 0.2
-    with finalists.one_at_a_time(tmp_path / "here"):
+    with rungs.one_at_a_time(tmp_path / "here"):
         pass
 
 
@@ -571,8 +571,8 @@ def check_agrees(folder, whole):
     found, alone = outcome_of(folder), accuracies(outcome_of(whole.folder))
     assert found["winner"] is not None
     assert accuracies(found).keys() == alone.keys()
-    for digest, rungs in accuracies(found).items():
-        assert all(one == other for one, other in zip(rungs, alone[digest], strict=False))
+    for digest, values in accuracies(found).items():
+        assert all(one == other for one, other in zip(values, alone[digest], strict=False))
     assert all(net["problem"] is None for net in found["networks"])
     won = found["networks"][0]
     assert won["test"] is not None

@@ -24,6 +24,7 @@ from space.blueprint import Blueprint, blueprint
 from space.cost import BYTES_PER_NUMBER, Cost
 from space.genes import Part, Site, choice, operator
 from space.layers import EachMap
+from space.residuals import ends_with
 from space.settings import ACTIVATIONS, NORMS
 from space.shared import EXPANSIONS, HEAD_DIMS, heads_of, same_width
 from space.slicing import Around, Grid
@@ -79,6 +80,9 @@ class RegionalBlock(nn.Module):
 def again(cost: Cost) -> Cost:
     """The cost of layers that run a second time on other maps, with the same parameters."""
     return replace(cost, params=0)
+
+
+ends_with(RegionalBlock, "attention")
 
 
 @operator("regional")

@@ -19,6 +19,7 @@ from space import reparameterised, units
 from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, operator
 from space.reparameterised import BRANCH_NORMS
+from space.residuals import ends_with
 from space.settings import ACTIVATIONS
 from space.shared import CONTEXTS, EXPANSIONS, LAYER_SCALES, refuse_unused, same_width
 
@@ -34,6 +35,9 @@ class RepMixerModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.scale(self.mixer(x) - self.norm(x))
+
+
+ends_with(RepMixerModule, "scale")
 
 
 @operator("rep_mixer")

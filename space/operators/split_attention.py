@@ -22,6 +22,7 @@ from space.attention_layers import MapAttention
 from space.attention_scores import channel_attend
 from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, number, operator, whole
+from space.residuals import ends_with
 from space.settings import ACTIVATIONS, NORMS
 from space.shared import CONTEXTS, LAYER_SCALES, heads_of, same_width
 from space.slicing import Grid
@@ -91,6 +92,9 @@ class SplitAttentionModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mlp(self.attention(self.position(self.split(x))))
+
+
+ends_with(SplitAttentionModule, "mlp")
 
 
 @operator("split_attention")

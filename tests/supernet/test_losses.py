@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from supernet.losses import WEIGHT_MOST, adaptive_divergence, soft_cross_entropy
+from supernet.losses import WEIGHT_MOST, adaptive_divergence, soft_cross_entropy, taught
 
 
 def logits(scale=1.0, seed=0, count=7, classes=5):
@@ -130,3 +130,24 @@ def test_a_teacher_that_is_sure_does_not_drown_the_others():
         found = gradient(lambda s, t=teacher: adaptive_divergence(s, t), student)
         assert found.isfinite().all()
         assert found.abs().max() < WEIGHT_MOST
+
+
+def test_what_a_teacher_says_hard():
+    """Touvron et al., section 4: the class that it likes best is the label."""
+    student, teacher = logits(), logits(3.0, seed=1)
+    best = teacher.numpy().argmax(1)
+    expected = -np.log(softmax(student.numpy())[np.arange(7), best]).mean()
+    assert float(taught(student, teacher, "hard", 9.0)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_what_a_teacher_says_softly(temperature):
+    """Hinton et al., section 2: T^2 times the divergence of softened probabilities."""
+    student, teacher = logits(), logits(3.0, seed=1)
+    p = softmax(teacher.numpy() / temperature)
+    q = softmax(student.numpy() / temperature)
+    expected = temperature**2 * (p * np.log(p / q)).sum(1).mean()
+    found = taught(student, teacher, "soft", temperature)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    slope = gradient(lambda x: taught(x, teacher, "soft", temperature), student)
+    np.testing.assert_allclose(slope, temperature * (q - p) / 7, atol=1e-6)
