@@ -42,6 +42,11 @@ class Axis:
         """The name of its chart against the score."""
         return "front-" + "".join(c if c.isalnum() or c in ".-_" else "-" for c in self.name)
 
+    @property
+    def name_in_space(self) -> str:
+        """Short, as the space may be turned until it stands at the edge of a phone."""
+        return "score" if self.name == SCORE else self.words
+
     def value(self, row: Row) -> float | None:
         return finite(row.score) if self.name == SCORE else row.cost(self.name)
 
@@ -188,14 +193,14 @@ def cube(ends: Sequence[tuple[Axis, float, float]]) -> dict[str, list[dict[str, 
     edges = [dict(zip(("u", "v", "w", "u2", "v2", "w2"), a + b, strict=True)) for a, b in _EDGES]
     places = (
         ((0.5, -0.12, -0.13), (0.1, -0.06, -0.07), (0.9, -0.06, -0.07)),
-        ((1.12, 0.5, -0.13), (1.06, 0.1, -0.07), (1.06, 0.9, -0.07)),
+        ((1.32, 0.5, -0.1), (1.16, 0.08, -0.05), (1.2, 0.92, -0.05)),
         ((-0.08, 1.1, 0.5), (-0.08, 1.1, 0.03), (-0.08, 1.1, 0.97)),
     )
     texts = [
         {**dict(zip("uvw", place, strict=True)), "text": text, "title": i == 0}
         for (axis, low, high), at in zip(ends, places, strict=True)
         for i, (place, text) in enumerate(
-            zip(at, (axis.words, axis.figure(low), axis.figure(high)), strict=True)
+            zip(at, (axis.name_in_space, axis.figure(low), axis.figure(high)), strict=True)
         )
     ]
     return {"edges": edges, "words": texts}
