@@ -110,10 +110,10 @@ def next_steps(view: View) -> Sequence[tuple[str, str]]:
         f"Look at {best.name}: plain PyTorch in one file, which needs nothing but torch. This "
         "counts its parameters and multiply-adds and runs it once."
     )
-    train = (
-        "Train it at its own size, which alone tells its accuracy. A recipe, and how to load it, "
-        "are in"
-    )
     steps.append((look, f"python {shlex.quote(f'{path}/model.py')}"))
-    steps.append((train, f"less {shlex.quote(f'{path}/README.md')}"))
+    train = (
+        "Train it at its own size, from scratch, which alone tells its accuracy. (By hand: "
+        "its README.md has a recipe.)"
+    )
+    steps.append((train, f"python run_search.py train {place} --recipe deit"))
     return steps

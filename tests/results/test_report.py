@@ -453,6 +453,7 @@ def test_code_is_linked_to_where_it_was_exported(tmp_path):
     text = write(tmp_path, replace(run, folder="runs/a b")).text
     assert f"python 'runs/a b/architectures/{best.name}/model.py'" in text
     assert "python run_search.py finalists 'runs/a b' --networks 8 --random 4" in text
+    assert "python run_search.py train 'runs/a b' --recipe deit" in text
     assert "Not exported" in text
 
 
