@@ -68,10 +68,11 @@ def test_the_tutorial(tmp_path):
     assert "<html" in (run / "report.html").read_text(encoding="utf-8")
     assert len(json.loads((run / "trust.json").read_text())["networks"]) == 8
     assert (run / "finalists.csv").exists()
-    right = re.search(r"right on ([\d.]+)% of 360 test images", done.stdout)
+    right = re.search(r"([\d.]+)% of 360 test images right", done.stdout)
     assert float(right[1]) > 90
     for digit, form in (("3", r"(\d) \("), ("7", r"class (\d)")):
         found = re.findall(rf"handwriting/test/{digit}/\d+\.png: {form}", done.stdout)
         assert len(found) > 20
         assert found.count(digit) > 0.8 * len(found)
-    assert {"model.onnx", "weights.safetensors"} <= set(os.listdir(tmp_path / "exports" / "digits"))
+    network = tmp_path / "trained" / "digits" / "network"
+    assert {"model.onnx", "weights.safetensors"} <= {path.name for path in network.iterdir()}
