@@ -73,20 +73,29 @@ def train_parser() -> CommandLine:
         "--networks", type=int, default=1, help="of the run, as finalists (default: 1)"
     )
     what.add_argument(
-        "--reduction", type=int, default=3, help="of finalists one in so many goes on at a rung"
+        "--reduction",
+        type=int,
+        default=3,
+        help="of finalists one in so many goes on at a rung (default: 3)",
     )
-    what.add_argument("--grace", type=int, help="steps of finalists to the first rung")
+    what.add_argument(
+        "--grace",
+        type=int,
+        help="steps of finalists to the first rung (default: steps / reduction squared)",
+    )
     what.add_argument(
         "--inherit", action="store_true", help="start from the supernet's weights, or the export's"
     )
-    what.add_argument("--seed", type=int, default=0)
+    what.add_argument(
+        "--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)"
+    )
     what.add_argument("--plugin", action="append", help="a Python file with parts of your own")
     how = parser.add_argument_group("how it is trained")
     how.add_argument(
         "--recipe",
         default="plain",
-        help=f"{', '.join(RECIPES)}, or a YAML file with settings; the options below change "
-        "single ones (default: plain)",
+        help=f"{', '.join(RECIPES)}, or a YAML file with settings, such as a training.yaml; "
+        "the options below change single ones (default: plain)",
     )
     add_training(how, NetworkRecipe, RECIPE_OPTIONS, defaults=False)
     how.add_argument(

@@ -163,6 +163,8 @@ def read_recipe(
                 "file"
             )
         plain = read_yaml(file, "recipe")
+        if isinstance(plain, dict) and isinstance(plain.get("recipe"), dict):
+            plain = plain["recipe"]  # of a training.yaml
         if not isinstance(plain, dict):
             raise ValueError(f"recipe {str(file)!r} must hold settings by name")
         recipe = NetworkRecipe.from_plain({**plain, **given})

@@ -295,6 +295,10 @@ def test_a_recipe_of_ones_own(network, tmp_path, command):
     assert ended.code == 0, ended.err
     recipe = yaml.safe_load((tmp_path / "out" / "training.yaml").read_text())["recipe"]
     assert (recipe["steps"], recipe["learning_rate"], recipe["weight_decay"]) == (2, 0.01, 0.3)
+    again = ("--recipe", tmp_path / "out" / "training.yaml", "--limit", 60)
+    ended = command("train", network, *again, "--out", tmp_path / "again")
+    assert ended.code == 0, ended.err
+    assert same(state_of(tmp_path / "again"), state_of(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("how", ["hard", "soft"])
