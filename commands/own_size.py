@@ -52,8 +52,7 @@ class TeacherFile:
         genome = Genome.from_json(self.genome)
         network = build(genome)
         network.load_state_dict(read_state(genome, Path(self.weights)))
-        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Teacher(network, genome.resolution)
+        return Teacher(network, genome.resolution).to(device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

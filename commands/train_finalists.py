@@ -30,8 +30,7 @@ from results.training_log import TrainingLog
 from search.halving import Halving, Ladder
 from space.genome import Genome
 from supernet.checkpoints import Checkpoints
-from supernet.curriculum import make_curriculum
-from supernet.network_training import NetworkTrainer
+from supernet.network_training import NetworkTrainer, curriculum_of
 from supernet.recipe import NetworkRecipe
 from supernet.training import AloneTrainer
 
@@ -119,17 +118,8 @@ def train_finalists(plan: Plan, options: argparse.Namespace, console: Console) -
 
 def total_steps(recipe: NetworkRecipe, genomes: Sequence[Genome]) -> int:
     """The steps of each training; ValueError where they are not equally many, which a curriculum
-    that spends equal compute may make of networks with different stems."""
-    found = {
-        make_curriculum(
-            recipe.curriculum,
-            side=genome.resolution,
-            multiple=genome.stem.stride,  # type: ignore[attr-defined]
-            steps=recipe.steps,
-            magnitude=recipe.randaugment,
-        ).total_steps
-        for genome in genomes
-    }
+    that spends equal compute may make of networks with different strides."""
+    found = {curriculum_of(genome, recipe).total_steps for genome in genomes}
     if len(found) > 1:
         raise ValueError(
             f"curriculum is {recipe.curriculum!r}, by which the networks are trained for different "

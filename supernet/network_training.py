@@ -22,10 +22,11 @@ from space.genome import Genome, Placed
 from space.network import Network, build
 from space.slicing import Axes, Cut, describe
 from supernet.batches import Batches, Examples
-from supernet.curriculum import make_curriculum
+from supernet.curriculum import Curriculum, make_curriculum
 from supernet.losses import soft_cross_entropy, taught
 from supernet.recipe import NetworkRecipe, Recipe
 from supernet.stochastic_depth import StochasticDepth
+from supernet.strided import stored_by_channel
 from supernet.training import AloneTrainer, Group
 
 
@@ -84,15 +85,27 @@ def _axes(placed: Placed, module: nn.Module) -> Mapping[str, Axes]:
     return describe(shapes, placed.part.blueprint(placed.site).axes)
 
 
-def check_sides(genome: Genome, recipe: Recipe) -> None:
-    """ValueError where the network cannot work on images as small as the curriculum's."""
-    phases = make_curriculum(
+def curriculum_of(genome: Genome, recipe: Recipe) -> Curriculum:
+    """What a network is trained by."""
+    return make_curriculum(
         recipe.curriculum,
         side=genome.resolution,
-        multiple=genome.stem.stride,  # type: ignore[attr-defined]
+        multiple=multiple_of(genome),
         steps=recipe.steps,
-        magnitude=0,
-    ).phases
+        magnitude=recipe.randaugment,
+    )
+
+
+def multiple_of(genome: Genome) -> int:
+    """What the sides of smaller images are multiples of: the total stride, so that no map is cut
+    off, unless that leaves fewer than four sides; then the stem's."""
+    stride: int = genome.stem.stride  # type: ignore[attr-defined]
+    return genome.total_stride if genome.resolution >= 4 * genome.total_stride else stride
+
+
+def check_sides(genome: Genome, recipe: Recipe) -> None:
+    """ValueError where the network cannot work on images as small as the curriculum's."""
+    phases = curriculum_of(genome, recipe).phases
     for side in sorted({phase.side for phase in phases} - {genome.resolution}):
         try:
             smaller(genome, side)
@@ -132,7 +145,13 @@ class NetworkTrainer(AloneTrainer):
         self._smaller: dict[int, Smaller] = {}
 
     def _placed(self, network: Network, device: torch.device) -> Network:
+        """Channels last, as the images are; on a CPU that gains little, see `supernet.strided`."""
+        if device.type == "cpu":
+            return super()._placed(network, device)
         return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _multiple(self, genome: Genome) -> int:
+        return multiple_of(genome)
 
     def _followed(self, settings: Recipe) -> Recipe:
         return settings
@@ -187,6 +206,7 @@ class NetworkTrainer(AloneTrainer):
             return own
         if side not in self._smaller:
             self._smaller[side] = smaller(self.genome, side)
+            stored_by_channel(self._smaller[side].network)
             self._depth.attach(self._smaller[side].network.train())
         module, cuts = self._smaller[side].parts[path], self._smaller[side].cuts[path]
 

@@ -33,6 +33,7 @@ from supernet.losses import adaptive_divergence, soft_cross_entropy
 from supernet.network import Supernet, check_side
 from supernet.recipe import Recipe, TrainingSettings
 from supernet.sampling import make_sampler
+from supernet.strided import stored_by_channel
 
 MOMENTUM = 0.9  # of SGD
 SAVING = 20  # times as long as a checkpoint takes to write, until the next one is
@@ -572,13 +573,18 @@ class AloneTrainer(Training):
             self._followed(settings),
             seed=seed,
             side=genome.resolution,
-            multiple=genome.stem.stride,  # type: ignore[attr-defined]
+            multiple=self._multiple(genome),
             group=group,
         )
 
     def _placed(self, network: Network, device: torch.device) -> Network:
         """The network where it is trained."""
+        stored_by_channel(network)
         return network.to(device)
+
+    def _multiple(self, genome: Genome) -> int:
+        """What the sides of a curriculum's images are multiples of."""
+        return genome.resolution
 
     def _followed(self, settings: Recipe) -> Recipe:
         """What of the recipe is followed."""

@@ -11,10 +11,18 @@ from trainings import LAYERED, layered, make_batches, noise, same, weights
 
 from space.files import make_space
 from space.network import build
+from space.presets import preset
 from supernet.batches import Batches, Cropped, ResidentImages
 from supernet.checkpoints import Checkpoints
 from supernet.network import Supernet
-from supernet.network_training import NetworkTrainer, Teacher, check_sides, smaller
+from supernet.network_training import (
+    NetworkTrainer,
+    Teacher,
+    check_sides,
+    curriculum_of,
+    multiple_of,
+    smaller,
+)
 from supernet.recipe import RECIPES, NetworkRecipe
 
 PLAIN = NetworkRecipe(steps=6, batch=6, flip=False)
@@ -180,6 +188,18 @@ def test_smaller_images_go_through_the_network_of_their_size():
     torch.testing.assert_close(trainer._logits(images), small(images))
 
 
+def test_smaller_sides_are_multiples_of_the_total_stride():
+    """Of DeiT's patches, 16 pixels, at 224; of the stem's where there would be too few."""
+    for side, expected in ((224, 16), (64, 16), (48, 16), (32, 16)):
+        assert multiple_of(preset("deit_small_patch16_224").genome.at(resolution=side)) == expected
+    network = preset("convnext_t").genome
+    assert multiple_of(network) == 32
+    assert multiple_of(network.at(resolution=96)) == 4
+    recipe = dataclasses.replace(PLAIN, curriculum="efficienttrain", steps=10)
+    sides = [phase.side for phase in curriculum_of(network, recipe).phases]
+    assert sides == [160, 160, 160, 192, 224]
+
+
 def test_weights_that_follow_the_resolution_are_cut():
     """As a supernet of both resolutions cuts them."""
     definition = {
@@ -238,7 +258,7 @@ def test_a_curriculum_that_a_network_does_not_allow():
     space = make_space({**LAYERED, "stages": [{**stage, "depth": [1]}]})
     network = space.sample(np.random.default_rng(0))
     check_sides(network, PLAIN)
-    message = r"curriculum is 'efficienttrain\+\+'.* of 6 pixels: regional_mixing"
+    message = r"curriculum is 'efficienttrain\+\+'.* of 8 pixels: regional_mixing"
     with pytest.raises(ValueError, match=message) as raised:
         check_sides(network, dataclasses.replace(PLAIN, curriculum="efficienttrain++"))
     assert "\n" not in str(raised.value)
