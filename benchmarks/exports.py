@@ -2,7 +2,8 @@
 
     python -m benchmarks.exports --json benchmarks/results/exports-cpu.json
 
-What is done is noted in `--work` and not done again.
+What is done is noted in `--work` and not done again: so several processes can share the work by
+`--shard 0/2` and `--shard 1/2`, and one without it sums up.
 
 Each network is exported and compared with what its genome builds, to the last bit, as every export
 is. Then a process that can import PyTorch and the standard library alone runs `model.py` on the
@@ -144,6 +145,7 @@ def main() -> None:
         "--params", type=float, default=60, help="millions; published ones up to it run"
     )
     parser.add_argument("--onnx-params", type=float, default=12, help="the same for ONNX")
+    parser.add_argument("--shard", default="0/1", help="of the networks, for several processes")
     parser.add_argument("--work", type=Path, default=Path("exports/benchmark"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -151,8 +153,10 @@ def main() -> None:
     log = options.work / "done.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {row["name"] for row in rows}
-    for name, genome, published in networks(options.random, options.seed, options.resolution):
-        if name in done:
+    shard, shards = map(int, options.shard.split("/"))
+    everything = networks(options.random, options.seed, options.resolution)
+    for i, (name, genome, published) in enumerate(everything):
+        if name in done or i % shards != shard:
             continue
         millions = genome.cost().params / 1e6
         try:
@@ -169,10 +173,12 @@ def main() -> None:
         with log.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(len(rows), name, row, flush=True)
+    if shards > 1:
+        return
     space = {name: [row for row in rows if row["name"].startswith(f"{name}-")] for name in SPACES}
     result = {
         "benchmark": "exports",
-        "command": " ".join(["python -m benchmarks.exports", *sys.argv[1:]]),
+        "command": f"python -m benchmarks.exports --random {options.random} --seed {options.seed}",
         "device": device_name("cpu"),
         "torch": torch.__version__,
         "seed": options.seed,
