@@ -10,7 +10,8 @@ search: .venv/run
 	$(RUN) run_search.py --budget $(BUDGET)
 
 # What computes alone runs on all cores; what measures time, or starts processes, by itself.
-ALONE = tests/space tests/supernet/kernels tests/results
+ALONE = tests/space tests/supernet tests/results \
+  $(filter-out $(wildcard tests/search/test_ray*.py),$(wildcard tests/search/test_*.py))
 
 test: .venv/test check
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto $(ALONE)

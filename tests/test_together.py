@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import commands.job
 import commands.search
 from evaluator.data import load_data
 from supernet.checkpoints import Checkpoints
@@ -113,7 +114,7 @@ def test_a_run_on_streamed_images(runs, monkeypatch):
         return load_data(*arguments, stream=True, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(commands.search, "load_data", streamed)
+        patched.setattr(commands.job, "load_data", streamed)
         ended = runs(data=data, limit=None, train_batch=8)
     assert ended.code == 0, ended.err
     about = json.loads((ended.folder / "environment.json").read_text())

@@ -272,7 +272,7 @@ def test_presets_export_to_themselves(name):
 
 @pytest.mark.skipif(RUFF is None, reason="ruff is not installed")
 def test_source_is_formatted_and_clean(tmp_path):
-    for i, part in enumerate(SETTINGS):
+    for i, part in enumerate(DEFAULTS):
         (tmp_path / f"part_{i}.py").write_text(model_source(around(part), f"part {i}"))
     facts = {"search": "many words " * 30, "command": "x" * 150, "note": 'a "b" c'}
     (tmp_path / "everything.py").write_text(model_source(everything(), "everything", facts))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from results.export import names_of_export, renamed
 from results.model_file import model_source
 from space.cost_table import COSTS, CostTable
 from space.files import load_space, shipped_spaces
@@ -50,7 +51,8 @@ def test_candidates_equal_exported_networks(name, count, random_weights):
         genome = space.decode(row)
         buffers = supernet.calibrate(genome, [images])
         network = exported(genome).model().eval()
-        network.load_state_dict(supernet.state_of(genome, buffers))
+        state = supernet.state_of(genome, buffers)
+        network.load_state_dict(renamed(state, names_of_export(genome)))
         with torch.no_grad():
             found, expected = supernet(genome, images, buffers=buffers), network(images)
         assert found.isfinite().all()
