@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import vl_convert
 
 from results import theme
 from results.page import jsonable
+from results.run_folder import write_bytes
 
 WIDTH = 640  # of a chart, without its axes
 SCALE = 2  # pixels of a PNG for each of an SVG
@@ -28,7 +28,7 @@ def write_plots(folder: Path, charts: Mapping[str, Any], data: Mapping[str, Any]
             ("png", vl_convert.svg_to_png(svg, scale=SCALE)),
         ):
             written.append(f"{name}.{suffix}")
-            _write(folder / written[-1], content)
+            write_bytes(folder / written[-1], content)
     for left in folder.iterdir():
         if left.suffix in (".svg", ".png") and left.name not in written:
             left.unlink()
@@ -44,12 +44,3 @@ def standalone(spec: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, An
     whole |= {"width": WIDTH, "config": theme.vega(), "background": theme.LIGHT["page"]}
     title = {"text": spec.get("description", ""), "anchor": "start", "fontWeight": 500}
     return whole | {"title": title, "padding": 12}
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -168,9 +168,14 @@ def read_yaml(path: Path, what: str) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file in one piece: whoever reads it sees the old content or the new."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same for bytes."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -8,14 +8,12 @@ score is none.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from results import drawing
 from results.console import table
-from results.run_folder import RunFolder, write_text
+from results.run_folder import RunFolder, write_bytes, write_text
 from results.tables import csv_text
 from space.budget import quantity
 
@@ -56,18 +54,9 @@ def write_card(folder: RunFolder, card: Card) -> None:
     write_text(folder.trust_table, table_of_networks(card))
     spec = standalone(card)
     write_text(folder.trust_chart, vl_convert.vegalite_to_svg(spec))
-    _write_bytes(folder.trust_chart.with_suffix(".png"), vl_convert.vegalite_to_png(spec, scale=2))
+    write_bytes(folder.trust_chart.with_suffix(".png"), vl_convert.vegalite_to_png(spec, scale=2))
     # The last: whoever sees it sees the others.
     write_text(folder.trust, json.dumps(card, indent=2, allow_nan=False) + "\n")
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def table_of_networks(card: Card) -> str:

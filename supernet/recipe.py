@@ -184,6 +184,23 @@ def _range(low: float, high: float) -> str:
     return f"of at least {low}" if high == math.inf else f"from {low} to {high}"
 
 
+# DeiT (Touvron et al., 2020, arXiv 2012.12877, table 9), with its rate of 5e-4 for 512 images.
+# Differs: no repeated augmentation, and the average of the weights is kept, as in its code.
+_DEIT = NetworkRecipe(
+    epochs=300,
+    batch=1024,
+    learning_rate=1e-3,
+    warmup=5 / 300,
+    clip=0.0,
+    ema=0.99996,
+    crop=0.08,
+    randaugment=9.0,
+    erasing=0.25,
+    mixup=0.8,
+    cutmix=1.0,
+    label_smoothing=0.1,
+    drop_path=0.1,
+)
 # By name, for a step of `batch` images; with others the rate changes in proportion.
 RECIPES: Mapping[str, NetworkRecipe] = {
     # Little more than the gradient: for small images and short trainings.
@@ -197,39 +214,8 @@ RECIPES: Mapping[str, NetworkRecipe] = {
         shift=0.125,
         label_smoothing=0.1,
     ),
-    # DeiT (Touvron et al., 2020, arXiv 2012.12877, table 9), with its rate of 5e-4 for 512 images.
-    # Differs: no repeated augmentation, and the average of the weights is kept, as in its code.
-    "deit": NetworkRecipe(
-        epochs=300,
-        batch=1024,
-        learning_rate=1e-3,
-        warmup=5 / 300,
-        clip=0.0,
-        ema=0.99996,
-        crop=0.08,
-        randaugment=9.0,
-        erasing=0.25,
-        mixup=0.8,
-        cutmix=1.0,
-        label_smoothing=0.1,
-        drop_path=0.1,
-    ),
+    "deit": _DEIT,
     # EfficientTrain (Wang et al., 2022, arXiv 2211.09703, section 4 and appendix A): ConvNeXt's
     # recipe (arXiv 2201.03545, appendix A.1) under its curriculum.
-    "efficienttrain": NetworkRecipe(
-        epochs=300,
-        batch=1024,
-        learning_rate=1e-3,
-        warmup=20 / 300,
-        clip=0.0,
-        ema=0.9999,
-        crop=0.08,
-        randaugment=9.0,
-        erasing=0.25,
-        mixup=0.8,
-        cutmix=1.0,
-        label_smoothing=0.1,
-        drop_path=0.1,
-        curriculum="efficienttrain",
-    ),
+    "efficienttrain": replace(_DEIT, warmup=20 / 300, ema=0.9999, curriculum="efficienttrain"),
 }
