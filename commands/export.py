@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from commands.cost import Source, read_source
-from commands.exported import EXPORTS, check_place, differences_of, line_of, plain
+from commands.exported import EXPORTS, check_place, differences_of, formats_of, line_of, plain
 from results.console import CommandLine, Console
 from results.export import export_network, names_of_export
 from results.formats import FILES
@@ -55,7 +55,7 @@ def export_parser() -> CommandLine:
 def _export(options: argparse.Namespace, console: Console) -> int:
     source = read_source(options)
     folder = options.out or EXPORTS / source.name
-    formats = [name for name in options.formats.split(",") if name]
+    formats = formats_of(options)
     state = _weights(options, source)
     check_place(folder, replace=options.replace)
     exported = export_network(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ def check_place(folder: Path, *, replace: bool) -> None:
     raise ValueError(
         f"{folder} holds an exported network; give --replace to replace it, or another --out"
     )
+
+
+def formats_of(options: argparse.Namespace) -> list[str]:
+    """The formats that `--formats` names."""
+    return [name for name in options.formats.split(",") if name]
 
 
 def line_of(exported: Exported) -> str:

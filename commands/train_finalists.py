@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from commands.alone import held_out, received_images, shared_images
+from commands.exported import formats_of
 from commands.finalists import judged
 from commands.job import share_of_gpus
 from commands.own_size import OwnSize, Workshop, received_starts, shared_starts
 from commands.rungs import Climbing, climb_all, log_of, training_folder
-from commands.train_plan import Plan, formats_of
+from commands.train_plan import Plan
 from commands.train_result import export, report, result_of
 from results.console import Console
 from results.finalists import write_outcome

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from commands.alone import held_out, received_images, shared_images
+from commands.exported import formats_of
 from commands.options import add_training
 from commands.own_size import (
     OwnSize,
@@ -27,7 +28,7 @@ from commands.own_size import (
     shared_starts,
 )
 from commands.train_finalists import train_finalists
-from commands.train_plan import RECIPE_OPTIONS, Plan, begin, formats_of, make_plan
+from commands.train_plan import RECIPE_OPTIONS, Plan, begin, make_plan
 from commands.train_result import export, report, result_of
 from results.console import CommandLine, Console
 from results.formats import FILES

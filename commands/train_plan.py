@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from commands.alone import check_least
+from commands.exported import formats_of
 from commands.inherited import Found, find, fitted, inherit
 from commands.job import DataSource, check_device
 from commands.options import given_training, load_plugins
@@ -131,10 +132,6 @@ def check_options(options: argparse.Namespace) -> None:
         together = max(options.workers, launched_here())
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         options.threads = max(1, (cores or 1) // together)
-
-
-def formats_of(options: argparse.Namespace) -> list[str]:
-    return [name for name in options.formats.split(",") if name]
 
 
 def processes(options: argparse.Namespace) -> int:

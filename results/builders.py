@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from results.layout import flat
+from results.layout import flat, words_of
 from results.trees import (
     Column,
     Function,
@@ -240,7 +240,7 @@ def _name_inner(functions: Sequence[Function], used: set[str]) -> None:
         cls = function.tree.module
         others = [set(other.tree.keywords) for other in functions if other.tree.module is cls]
         special = [name for name in function.tree.keywords if name not in set.intersection(*others)]
-        function.name = free("_".join([*_words(cls.__name__), *special]), used | parameters)
+        function.name = free("_".join([*words_of(cls.__name__), *special]), used | parameters)
         used.add(function.name)
 
 
@@ -302,13 +302,8 @@ def _class_words(tree: Any) -> list[str]:
     """The words of which the names of a tree's classes are made."""
     words = []
     if isinstance(tree, Blueprint) and isinstance(tree.module, type):
-        words = _words(tree.module.__name__)
+        words = words_of(tree.module.__name__)
     return words + [word for item in parts_of(tree) for word in _class_words(item)]
-
-
-def _words(name: str) -> list[str]:
-    """`LayerNorm2d` as layer, norm2d."""
-    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)]
 
 
 _PLACES: dict[str, Callable[[Placed], Any]] = {

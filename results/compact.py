@@ -18,7 +18,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,16 +162,9 @@ class _File:
 
     def length(self, flats: Mapping[str, Flattened | None]) -> float:
         """How much there is to read, in lines, with these classes in place of functions."""
-        needed: set[str] = set()
-        pending, length = [*_words(self.entry), *_words(self.closing)], 0.0
-        while pending:
-            name = pending.pop()
-            if name not in needed and name in self.named:
-                needed.add(name)
-                alone, read = self._measured(name, flats.get(name))
-                length += alone
-                pending += read
-        return length
+        needed = self._reached(lambda name: self._measured(name, flats.get(name))[1])
+        measured = {n: self._measured(n, flats.get(n))[0] for n in self.named if n in needed}
+        return sum(measured.values())  # in the order of the file, so that it is the same each time
 
     def _measured(self, name: str, flat: Flattened | None) -> tuple[float, list[str]]:
         """The length of one definition, and the names that it reads."""
@@ -224,14 +217,19 @@ class _File:
 
     def drop_unused(self) -> None:
         """Leaves out definitions that are not reached from the entry."""
+        needed = self._reached(lambda name: _read([self.named[name]]))
+        self.named = {name: node for name, node in self.named.items() if name in needed}
+
+    def _reached(self, read: Callable[[str], Iterable[str]]) -> set[str]:
+        """The definitions that are used, if each uses what `read` says."""
         needed: set[str] = set()
         pending = [*_words(self.entry), *_words(self.closing)]
         while pending:
             name = pending.pop()
             if name not in needed and name in self.named:
                 needed.add(name)
-                pending += _read([self.named[name]])
-        self.named = {name: node for name, node in self.named.items() if name in needed}
+                pending += read(name)
+        return needed
 
     def tidy(self) -> None:
         """Takes out what this network does not need, until nothing is left to do."""
@@ -330,10 +328,10 @@ def _with_pre_logits(flat: Flattened) -> ast.FunctionDef:
     forward = flat.forward
     last = forward.body[-1]
     call = last.value if isinstance(last, ast.Return) else None
-    if not isinstance(call, ast.Call) or of_self(call.func) != "classifier":
+    if not isinstance(call, ast.Call) or of_self(call.func) != CLASSIFIER:
         raise RuntimeError("a head must end with a call of its attribute `classifier`")
     (read,) = call.args
-    values = [value for name, value in map(_stores, flat.init) if name == "classifier"]
+    values = [value for name, value in map(_stores, flat.init) if name == CLASSIFIER]
     is_flat = any(isinstance(v, ast.Call) and dotted(v.func).startswith("nn.") for v in values)
     alone = "x" if is_flat else "x.flatten(2).mean(2)"  # of several classifiers
     x = ast.Assign([ast.Name("x", ast.Store())], read)

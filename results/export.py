@@ -223,8 +223,7 @@ def weight_names(network: nn.Module, genome: Genome, origins: Origins) -> dict[s
 def names_of_export(genome: Genome) -> dict[str, str]:
     """The genome's name of each weight, by its name in an export."""
     made = model_file(genome, "model")
-    module = ModuleType("exported")
-    exec(compile(made.text, "model.py", "exec"), vars(module))
+    module = _run(made.text, "model.py", ModuleType("exported"))
     return weight_names(_on_meta(module.model), genome, made.origins)
 
 
@@ -237,7 +236,11 @@ def load_module(path: Path) -> ModuleType:
     """Runs an exported model.py as a module that is registered nowhere and leaves no cache."""
     module = ModuleType(f"exported_{re.sub(r'[^A-Za-z0-9]', '_', path.parent.name)}")
     module.__file__ = str(path)
-    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), vars(module))
+    return _run(path.read_text(encoding="utf-8"), str(path), module)
+
+
+def _run(text: str, path: str, module: ModuleType) -> ModuleType:
+    exec(compile(text, path, "exec"), vars(module))
     return module
 
 
@@ -341,11 +344,11 @@ def _readme(
 
 def _checked(differences: Mapping[str, float | None]) -> str:
     """How far what was written is from the network that was searched."""
-    said = ["`model.py` gives the same logits to the last bit in float32 on a CPU"]
+    said = ["model.py gives the same logits to the last bit in float32 on a CPU"]
     for name, difference in differences.items():
         far = "was not run here" if difference is None else f"differs by at most {difference:.1e}"
         said.append(f"{FILES[name]} {far}")
-    return "; ".join(said).replace("`", "")
+    return "; ".join(said)
 
 
 def _python(code: str) -> str:

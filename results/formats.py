@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -106,8 +106,3 @@ FILES = {
     "torch-export": "model.pt2",
     "torchscript": "model.torchscript.pt",
 }
-
-
-def known() -> Iterator[tuple[str, str]]:
-    """The formats, each with its file."""
-    yield from FILES.items()

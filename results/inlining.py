@@ -36,6 +36,7 @@ from results.folding import (
     with_keywords,
     without_docstring,
 )
+from results.layout import words_of
 
 MERGED = 76  # characters of an expression that takes in the one before it
 _GENERIC = ("x", "y", "z")  # locals that say nothing
@@ -288,14 +289,14 @@ class _Work:
             statement = body.pop(0)
             step = _Step(self, frame, function, env)
             if isinstance(statement, ast.If):
-                known = truth(step.value(statement.test))
+                known = truth(step.fold(statement.test))
                 if known is None:
                     raise Unknown("a branch that is still open")
                 body = [*(statement.body if known else statement.orelse), *body]
             elif isinstance(statement, ast.Return) and statement.value is not None:
-                return step.value(statement.value)
+                return step.fold(statement.value)
             elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
-                value = step.value(statement.value)
+                value = step.fold(statement.value)
                 target = statement.targets[0]
                 if isinstance(target, ast.Name):
                     is_known = isinstance(value, ast.Name | ast.Constant)
@@ -442,9 +443,6 @@ class _Step(Folder):
         self.work = work
         self.frame = frame
         self.function = function
-
-    def value(self, node: ast.expr) -> ast.expr:
-        return self.fold(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         name = of_self(node)
@@ -653,9 +651,7 @@ def _with_last_layer(node: ast.stmt, frame: _Frame) -> ast.stmt:
 
 def _may_have_weights(node: ast.stmt) -> bool:
     value = node.value if isinstance(node, ast.Assign) else None
-    if not isinstance(value, ast.Call) or is_identity(value):
-        return False
-    return ast.unparse(value) not in _FUNCTIONS and "Pool" not in dotted(value.func)
+    return isinstance(value, ast.Call) and _has_weights(value) and "Pool" not in dotted(value.func)
 
 
 def _has_weights(value: ast.expr) -> bool:
@@ -701,15 +697,10 @@ def _words(path: str, value: ast.expr) -> list[str]:
         for i, step in enumerate(steps)
         if not step.isdigit() and (step not in _EMPTY or i == len(steps) - 1)
     ]
-    if path.split("/")[-1].isdigit() and isinstance(value, ast.Call):
+    if steps[-1].isdigit() and isinstance(value, ast.Call):
         cls = dotted(value.func).rpartition(".")[2]
-        words.append(_KINDS.get(cls) or "_".join(_split(cls)))
+        words.append(_KINDS.get(cls) or "_".join(words_of(cls)))
     words = words or ["layer"]
     if words[-1] in ("weight", "bias") and len(words) > 1:  # a parameter of what was a module
         words[-2:] = [f"{words[-2]}_{words[-1]}"]
     return words
-
-
-def _split(name: str) -> list[str]:
-    """`SpaceToDepth` as space, to, depth."""
-    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)]

@@ -3,10 +3,16 @@ line length asks for."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 LINE_LENGTH = 100
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a class's name: `LayerNorm2d` as layer, norm2d."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)]
 
 
 @dataclass(frozen=True, slots=True)
