@@ -17,7 +17,8 @@ def words_of(name: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Items between brackets; the comment stands on the line above.
+    """Items between brackets. The comment stands behind them, above where there is no room for it,
+    and behind the opening bracket where they are broken.
 
     Where they do not fit on the line, arguments may share a line of their own (`packs`); the
     items of a list or tuple get a line each.
@@ -69,14 +70,16 @@ def lines(node: Node, indent: int = 0, after: str = "") -> list[str]:
     whole, margin = flat(node), " " * indent
     if isinstance(node, str):
         return [f"{margin}{node}{after}"]
-    above = [margin + node.comment] if isinstance(node, Group) and node.comment else []
+    comment = f"  {node.comment}" if isinstance(node, Group) and node.comment else ""
     if whole is not None and indent + len(whole) + len(after) <= LINE_LENGTH:
-        return [*above, f"{margin}{whole}{after}"]
+        line = f"{margin}{whole}{after}"
+        fits = len(line + comment) <= LINE_LENGTH
+        return [line + comment] if fits else [margin + comment.strip(), line]
     if isinstance(node, Comprehension):
         inside = _inside([node.element, *node.clauses], " ", True, indent + 4)
     else:
         inside = _inside(node.items, ", ", node.packs, indent + 4)
-    return [*above, margin + node.opening, *inside, f"{margin}{node.closing}{after}"]
+    return [margin + node.opening + comment, *inside, f"{margin}{node.closing}{after}"]
 
 
 def _inside(items: Sequence[Node], between: str, packs: bool, indent: int) -> list[str]:

@@ -18,7 +18,7 @@ from results.builders import Builders, builders_of
 from results.compact import Origins, compacted
 from results.layout import LINE_LENGTH, Comprehension, Group, Node, flat, lines, with_prefix
 from results.network import MixedNetwork, Network
-from results.source import Collected, Import, check_names, collect, summary_of
+from results.source import Collected, Import, check_names, collect, summaries_of
 from results.writing import Writer, classes_in
 from space.blueprint import Blueprint
 from space.genes import MAP
@@ -27,7 +27,7 @@ from space.repeats import spans
 
 # Names of model.py itself; a class or constant of a part gives way to them.
 RESERVED = (
-    *("RESOLUTION", "IN_CHANS", "NUM_CLASSES", "PARAMS", "MACS", "FEATURES", "model"),
+    *("RESOLUTION", "IN_CHANS", "NUM_CLASSES", "PARAMS", "MACS", "model"),
     *("num_classes", "in_chans", "block"),
 )
 
@@ -77,14 +77,11 @@ def model_file(genome: Genome, name: str, facts: Mapping[str, str] | None = None
     writer = Writer(collected.name_of)
     calls = {path: writer.call(call) for path, call in builders.calls.items()}
     cost = genome.cost()
+    sizes = f"{genome.resolution}, {genome.in_channels}, {genome.classes}"
     constants = [
-        f"RESOLUTION = {genome.resolution}  # pixels, of a square image",
-        f"IN_CHANS = {genome.in_channels}",
-        f"NUM_CLASSES = {genome.classes}",
+        f"RESOLUTION, IN_CHANS, NUM_CLASSES = {sizes}",
         f"PARAMS = {cost.params:_}",
-        f"MACS = {cost.macs:_}  # multiply-adds of one image",
-        "# stage, channels, pixels of the image along a side of one",
-        f"FEATURES = {_features(genome)}",
+        f"MACS = {cost.macs:_}  # of one image; {_MACS}",
     ]
     sections = [
         "\n\n".join(
@@ -97,7 +94,7 @@ def model_file(genome: Genome, name: str, facts: Mapping[str, str] | None = None
         _network(genome, calls, collected.name_of(network)),
         *_functions(builders, collected),
         collected.body,
-        _TIMM.format(name=_timm_name(name)),
+        _TIMM.format(name=_timm_name(name), maps=tuple(range(len(_features(genome))))),
         _MAIN,
     ]
     made = compacted("\n\n\n".join(sections))
@@ -124,7 +121,6 @@ def _collect(blueprints: Mapping[Placed, Blueprint], network: type) -> Collected
     """The source of every class that the network uses."""
     classes = [cls for placed, tree in blueprints.items() for cls in classes_in(tree, placed.path)]
     imports = [
-        Import("sys"),
         Import("typing", "Any"),
         Import("torch"),
         Import("torch", "nn"),
@@ -143,9 +139,9 @@ def _functions(builders: Builders, collected: Collected) -> Iterator[str]:
     """The functions that build the parts; the first of a kind says what it is."""
     said: set[str] = set()
     for function, home in builders.functions:
-        about = "" if home in said else summary_of(home)
+        abouts = [""] if home in said else [*summaries_of(home)]
         said.add(home)
-        yield Writer(collected.name_of).function(function, about)
+        yield Writer(collected.name_of).function(function, abouts)
 
 
 def _timm_name(name: str) -> str:
@@ -156,29 +152,24 @@ def _timm_name(name: str) -> str:
 _TIMM = """\
 try:
     from timm.models import build_model_with_cfg, register_model
-except (ImportError, RuntimeError):  # without timm, or beside a torchvision that does not load
-    pass
-else:
-    if __name__ in sys.modules:
 
-        @register_model
-        def {name}(pretrained: bool = False, **settings: Any) -> Any:
-            settings.setdefault("num_classes", NUM_CLASSES)
-            out = {{"feature_cls": "getter", "out_indices": tuple(range(len(FEATURES)))}}
-            return build_model_with_cfg(model, "{name}", pretrained, feature_cfg=out, **settings)"""
+    @register_model
+    def {name}(pretrained: bool = False, **settings: Any) -> Any:
+        features = {{"feature_cls": "getter", "out_indices": {maps}}}
+        settings = {{"num_classes": NUM_CLASSES, "feature_cfg": features, **settings}}
+        return build_model_with_cfg(model, "{name}", pretrained, **settings)
+except (ImportError, RuntimeError, KeyError):  # no timm that loads, or not in sys.modules
+    pass"""
 
 _MAIN = """\
 if __name__ == "__main__":
     with torch.device("meta"), FlopCounterMode(display=False) as counter:  # computes nothing
-        model().eval()(torch.empty(1, IN_CHANS, RESOLUTION, RESOLUTION))
-    network, macs = model().eval(), counter.get_total_flops() // 2
-    params = sum(parameter.numel() for parameter in network.parameters())
-    print(f"parameters     {params:,}")
-    print(f"multiply-adds  {macs:,}")
+        network = model().eval()
+        logits = network(torch.empty(1, IN_CHANS, RESOLUTION, RESOLUTION))
+    params, macs = sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2
+    print(f"{params:,} parameters, {macs:,} multiply-adds, logits {tuple(logits.shape)}")
     if (params, macs) != (PARAMS, MACS):
         raise SystemExit(f"expected {PARAMS:,} parameters and {MACS:,} multiply-adds")
-    logits = network(torch.randn(1, IN_CHANS, RESOLUTION, RESOLUTION))
-    print(f"logits         {tuple(logits.shape)}")
 """
 
 
@@ -186,8 +177,7 @@ if __name__ == "__main__":
 
 
 def _docstring(genome: Genome, name: str, facts: Mapping[str, str]) -> str:
-    side = genome.resolution
-    rows = [*cost_rows(genome), ("Genome", genome.digest), *fact_rows(facts)]
+    rows = [("Genome", genome.digest), *fact_rows(facts)]
     width = max(len(key) for key, _ in rows) + 2
     lines = [f"{safe_name(name)}: an image classifier in plain PyTorch.", ""]
     for key, value in rows:
@@ -198,15 +188,12 @@ def _docstring(genome: Genome, name: str, facts: Mapping[str, str]) -> str:
             subsequent_indent=" " * width,
             break_on_hyphens=False,
         )
-    shapes = f"(N, {genome.in_channels}, {side}, {side}) to (N, {genome.classes})"
-    lines += [
-        "",
-        "    network = model()  # model(num_classes=10) changes the classifier only",
-        f"    logits = network(images)  # {shapes}",
-    ]
     text = "\n".join(lines).replace('"', "'")  # nothing in it can end the string
     prefix = "r" if "\\" in text else ""
     return f'{prefix}"""{text}\n"""'
+
+
+_MACS = "1 MAC = 2 FLOPs, papers often call MACs FLOPs"
 
 
 def cost_rows(genome: Genome) -> list[tuple[str, str]]:
@@ -215,7 +202,7 @@ def cost_rows(genome: Genome) -> list[tuple[str, str]]:
     macs = f"{cost.macs / 1e9:.3f} G ({cost.macs:,}) an image"
     return [
         ("Parameters", f"{cost.params / 1e6:.2f} M ({cost.params:,})"),
-        ("MACs", f"{macs}; 1 MAC = 2 FLOPs, papers often call MACs FLOPs"),
+        ("MACs", f"{macs}; {_MACS}"),
     ]
 
 
@@ -233,6 +220,9 @@ def _plain(text: str) -> str:
 # --- the network as one call --------------------------------------------------------------------
 
 
+_STAGES = "# behind each: channels x height x width of what it gives"
+
+
 def _network(genome: Genome, calls: Mapping[str, Group], network: str) -> str:
     """`def model(...)`; blocks that repeat in a row are said once, with their number."""
     side = genome.resolution
@@ -241,10 +231,10 @@ def _network(genome: Genome, calls: Mapping[str, Group], network: str) -> str:
         ")",
         [
             with_prefix("stem=", calls["stem"]),
-            Group("stages=[", "]", _stages(genome, calls), packs=False),
+            Group("stages=[", "]", _stages(genome, calls), _STAGES, packs=False),
             with_prefix("head=", calls["head"]),
             "num_classes=num_classes",
-            "features=FEATURES",
+            Group("features=[", "]", [*map(str, _features(genome))], "# stage, channels, stride"),
         ],
     )
     return "\n".join(
@@ -263,7 +253,7 @@ def _stages(genome: Genome, calls: Mapping[str, Group]) -> list[Node]:
         down = f"stages.{i}.downsample"
         paths = [f"stages.{i}.blocks.{j}" for j in range(len(stage.blocks))]
         out = sites[paths[-1] if paths else down]
-        comment = f"# {i}: {out.channels} channels, {out.out_height} x {out.out_width} pixels"
+        comment = f"# {out.channels} x {out.out_height} x {out.out_width}"
         first = [calls[down]] if down in calls else []
         stages.append(_blocks(first, [calls[path] for path in paths], comment))
     return stages

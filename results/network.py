@@ -5,7 +5,6 @@ An export copies these classes as they are, so they need torch alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,21 +16,16 @@ class Network(nn.Module):
     """Images (N, in_chans, H, W) to logits (N, num_classes), with the methods of timm's models."""
 
     def __init__(
-        self,
-        stem: nn.Module,
-        stages: Sequence[Sequence[nn.Module]],
-        head: nn.Module,
-        num_classes: int,
-        features: Sequence[tuple[int, int, int]],
+        self, stem: nn.Module, stages: list, head: nn.Module, num_classes: int, features: list
     ):
         super().__init__()
         self.stem = stem
         self.stages = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
         self.head = head
-        self.num_classes, self.num_features = num_classes, features[-1][1]
+        self.num_classes = num_classes
+        self.num_features = features[-1][1]
         self.feature_info = [
-            {"module": f"stages.{stage}", "num_chs": channels, "reduction": reduction}
-            for stage, channels, reduction in features
+            {"module": f"stages.{i}", "num_chs": c, "reduction": r} for i, c, r in features
         ]
         self.grad_checkpointing = False
 
@@ -52,32 +46,22 @@ class Network(nn.Module):
         self.train(self.training)
 
     def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        intermediates_only: bool = False,
-        **_: Any,
+        self, x: Tensor, indices: Any = None, intermediates_only: bool = False, **_: Any
     ) -> Any:
-        """Maps (N, num_chs, H / reduction, W / reduction) of those in `feature_info`: all, the
-        last few, or at `indices`; behind what `forward_features` gives, unless they alone."""
-        taken = self.feature_info
-        if indices is not None:
-            taken = taken[-indices:] if isinstance(indices, int) else [taken[i] for i in indices]
-        wanted = [info["module"] for info in taken]
+        """The last map, and the maps of `feature_info`: all, the last few, or at `indices`."""
+        if indices is None or isinstance(indices, int):
+            indices = range(-(indices or len(self.feature_info)), 0)
+        wanted = [self.feature_info[i]["module"] for i in indices]
+        again = self.grad_checkpointing and torch.is_grad_enabled()
         x, maps = self.stem(x), []
         for i, stage in enumerate(self.stages):
             for block in stage.children():
-                again = self.grad_checkpointing and torch.is_grad_enabled()
                 x = checkpoint(block, x, use_reentrant=False) if again else block(x)
             if f"stages.{i}" in wanted:
-                maps.append(self.map_of(x))
+                maps.append(x)
         return maps if intermediates_only else (x, maps)
 
-    def map_of(self, x: Any) -> Tensor:
-        return x
-
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, (N, num_features, H / reduction, W / reduction)."""
         return self.forward_intermediates(x, ())[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -91,5 +75,10 @@ class Network(nn.Module):
 class MixedNetwork(Network):
     """A network where something travels beside the map, such as class tokens."""
 
-    def map_of(self, x: Any) -> Tensor:
-        return x[0] if isinstance(x, tuple) else x
+    def forward_intermediates(
+        self, x: Tensor, indices: Any = None, intermediates_only: bool = False, **_: Any
+    ) -> Any:
+        """The same, but the maps of `feature_info` without what travels beside them."""
+        last, maps = super().forward_intermediates(x, indices)
+        maps = [y[0] if isinstance(y, tuple) else y for y in maps]
+        return maps if intermediates_only else (last, maps)

@@ -25,7 +25,8 @@ from typing import Any
 
 from results.layout import LINE_LENGTH
 
-PAPERS = 4  # that a summary names, those first that come first
+PAPERS = 2  # that a summary names, those first that come first
+_CLAUSE = r"[;:] |, (?:and|such as|then|which|with) "  # how one begins that may be left out
 _PARAMETERS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -425,16 +426,19 @@ def _rewritten(definition: Definition, walk: _Walk, names: Mapping[tuple[str, st
     return b"\n".join(lines).decode()
 
 
-def summary_of(module: str) -> str:
-    """The first sentence of an imported module's docstring, with the papers that it names; empty
-    where it has none."""
+def summaries_of(module: str) -> list[str]:
+    """The first sentence of an imported module's docstring, with the papers that it names: whole,
+    and then with fewer and fewer clauses; empty where it has none."""
     text = inspect.getdoc(sys.modules[module]) or ""
     first = " ".join(text.partition("\n\n")[0].split())
     sentence = re.split(r"(?<=[.:;])\s+(?=[A-Z])", first)[0].rstrip(".:;")
     papers = list(dict.fromkeys(re.findall(r"\b(\d{4}\.\d{4,5})\b", text)))[:PAPERS]
-    said = f" (arXiv {', '.join(papers)})" if papers and "arXiv" not in sentence else ""
     plain = sentence.replace("\\", "/").replace('"', "'")  # nothing in it can end a string
-    return f"{plain}{said}." if sentence else ""
+    ends = [match.start() for match in re.finditer(_CLAUSE, plain)]
+    ends = [end for end in ends if plain.count("(", 0, end) == plain.count(")", 0, end)]
+    clauses = [plain, *(plain[:end] for end in reversed(ends))]
+    named = f" (arXiv {', '.join(papers)})" if papers else ""
+    return [f"{said}{'' if 'arXiv' in said else named}." if said else "" for said in clauses]
 
 
 def _references(nodes: Iterable[ast.stmt]) -> list[Reference]:

@@ -6,7 +6,7 @@ import json
 import keyword
 import math
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from results.trees import Column, Function, Run, Term, key, parameters_of
 from space.blueprint import Blueprint
 
 UNNAMED = 3  # so many arguments of a module are written without their names
+DOCSTRING = 2  # lines of a function's docstring, at most, where there are words that few
 
 
 def classes_in(tree: Any, path: str, place: str = "") -> Iterator[type]:
@@ -70,14 +71,15 @@ class Writer:
 
     name_of: Callable[[type], str]
 
-    def function(self, function: Function, about: str = "") -> str:
-        """Its source; `about` stands in front of what it says of itself."""
+    def function(self, function: Function, abouts: Sequence[str] = ("",)) -> str:
+        """Its source; the first of `abouts` that is short enough stands in front of what it says
+        of itself, or else the last."""
+        docstrings = [_docstring(f"{about} {function.says}".strip()) for about in abouts]
+        said = next((found for found in docstrings if len(found) <= DOCSTRING), docstrings[-1])
         typed = [f"{name}: {_annotation(given)}" for name, given in function.parameters.items()]
         head = Group(f"def {function.name}(", ") -> nn.Module:", typed)
         body = with_prefix("return ", self.call(function.tree))
-        return "\n".join(
-            [*lines(head), *_docstring(f"{about} {function.says}".strip()), *lines(body, 4)]
-        )
+        return "\n".join([*lines(head), *said, *lines(body, 4)])
 
     def call(self, tree: Blueprint) -> Group:
         """The call that builds the module."""
@@ -121,15 +123,10 @@ def _annotation(column: Column | None) -> str:
     return "int" if column is None or all(type(value) is int for value in column) else "float"
 
 
-def _docstring(*texts: str) -> list[str]:
-    said = [line for text in texts if text for line in _wrapped(text)]
-    if not said:
+def _docstring(text: str) -> list[str]:
+    if not text:
         return []
-    said[0] = f'"""{said[0]}'
+    said = textwrap.wrap(f'"""{text}', LINE_LENGTH - 4, break_on_hyphens=False)
     ends = len(said[-1]) + 4 + 3 <= LINE_LENGTH
     said = [*said[:-1], f'{said[-1]}"""'] if ends else [*said, '"""']
     return [f"    {line}" for line in said]
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, LINE_LENGTH - 8, break_on_hyphens=False)

@@ -108,7 +108,7 @@ def next_steps(view: View) -> Sequence[tuple[str, str]]:
     path = f"{run.folder}/{code}" if run.folder else code
     look = (
         f"Look at {best.name}: plain PyTorch in one file, which needs nothing but torch. This "
-        "counts its parameters and multiply-adds and runs it once."
+        "counts its parameters and multiply-adds again and checks them."
     )
     steps.append((look, f"python {shlex.quote(f'{path}/model.py')}"))
     train = (

@@ -3,6 +3,7 @@ that every call gives back the tree that it was made from."""
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 
 import pytest
@@ -200,6 +201,21 @@ def test_a_parameter_never_hides_a_function_that_is_called_beside_it():
     called = {tree.module.name for tree in parts_of(hiding.tree) if isinstance(tree, Blueprint)}
     assert called == {"inner"}
     assert called.isdisjoint(hiding.parameters)
+
+
+def test_a_docstring_has_two_lines_where_there_are_words_that_few():
+    function = Function({}, blueprint(nn.ReLU), (), "toy", says="(N, C, H, W) to the same.")
+    long, short = "Long words, and many of them. " * 8, "A toy."
+
+    def docstring(*abouts: str) -> list[str]:
+        (tree,) = ast.parse(Writer(str).function(function, abouts)).body
+        assert isinstance(tree, ast.FunctionDef)
+        return (ast.get_docstring(tree) or "").splitlines()
+
+    assert docstring(short, "") == ["A toy. (N, C, H, W) to the same."]
+    assert docstring(long, short) == docstring(short)
+    assert len(docstring(short, long)) == 1
+    assert len(docstring(long)) > 2  # all that is known of it
 
 
 def test_functions_are_named_after_what_tells_them_apart():

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 import torch
 
-from results.source import Import, check_names, collect, format_imports, summary_of
+from results.source import Import, check_names, collect, format_imports, summaries_of
 
 _numbers = itertools.count()
 
@@ -327,16 +327,20 @@ def test_what_a_function_with_a_gradient_of_its_own_needs_is_collected(package):
     assert x.grad.tolist() == [9.0, 9.0]
 
 
-def test_a_summary_is_the_first_sentence_and_the_papers(package):
+def test_summaries_are_the_first_sentence_and_the_papers(package):
     said, silent, hostile = package(said="X = 1\n", silent="X = 1\n", hostile="X = 1\n")
-    said.__doc__ = """A mixer: it mixes "much". And
+    said.__doc__ = """A mixer (of one, and two): it mixes "a, b", which is much. And
     more.
 
     Sources: arXiv 1706.03762, section 3; 2010.11929, and 1706.03762 again; then 2103.14030,
     2105.01601 and 2201.03545.
     """
-    papers = "1706.03762, 2010.11929, 2103.14030, 2105.01601"
-    assert summary_of(said.__name__) == f"A mixer: it mixes 'much' (arXiv {papers})."
-    assert summary_of(silent.__name__) == ""
+    papers = "(arXiv 1706.03762, 2010.11929)"
+    assert summaries_of(said.__name__) == [
+        f"A mixer (of one, and two): it mixes 'a, b', which is much {papers}.",
+        f"A mixer (of one, and two): it mixes 'a, b' {papers}.",
+        f"A mixer (of one, and two) {papers}.",
+    ]
+    assert summaries_of(silent.__name__) == [""]
     hostile.__doc__ = '"""\\'
-    assert ast.literal_eval(f'"""{summary_of(hostile.__name__)}"""')
+    assert ast.literal_eval(f'"""{summaries_of(hostile.__name__)[0]}"""')
