@@ -18,10 +18,9 @@ from space.blueprint import Blueprint, blueprint
 
 
 def split_heads(q: Tensor, kv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps of queries, and of keys with values behind them, to q (B, heads, d, T),
-    k (B, heads, d, S) and v (B, heads, value width, S)."""
-    inner = q.shape[1]
-    q, k, v = (x.flatten(2).unflatten(1, (heads, -1)) for x in (q, kv[:, :inner], kv[:, inner:]))
+    """Maps to q (B, heads, d, T), k (B, heads, d, S) and v (B, heads, value width, S)."""
+    k, v = kv[:, : q.shape[1]], kv[:, q.shape[1] :]
+    q, k, v = (x.flatten(2).unflatten(1, (heads, -1)) for x in (q, k, v))
     return q, k, v
 
 
@@ -51,11 +50,11 @@ class LinearAttend(nn.Module):
 
 
 class ChannelAttend(nn.Module):
-    """softmax(t q k^T) v between the channels of a head, where queries, keys and values are
-    channels, q and k are of length 1 and t is a factor for each head that starts at 1.
+    """softmax(t q k^T) v between the channels of a head; q and k are of length 1.
 
-    Takes as many queries as keys, and values as wide as keys. Source: XCiT (El-Nouby et al., 2021),
-    arXiv 2106.09681, section 3.2, as EdgeNeXt (2206.10589) has it.
+    Queries, keys and values are channels; t is a factor for each head that starts at 1. Takes as
+    many queries as keys, and values as wide as keys. Source: XCiT (El-Nouby et al., 2021), arXiv
+    2106.09681, section 3.2, as EdgeNeXt (2206.10589) has it.
     """
 
     def __init__(self, heads: int):
