@@ -89,16 +89,19 @@ class MapAttention(nn.Module):
 
 
 class WindowAttention(MapAttention):
-    """Pixels attend to those of their own window, as `region` cuts them: (N, C, H, W) to
-    (N, D, H, W)."""
+    """Pixels attend to those of their own window: (N, C, H, W) to (N, D, H, W).
+
+    `region` cuts the map into windows.
+    """
 
     def __init__(self, region: Windows, **parts: nn.Module):
         super().__init__(**parts)
         self.region = region
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        height, width = x.shape[2:]
         y = super().forward(self.region.cut(x), bias)
-        return self.region.join(y, x.shape[2], x.shape[3])
+        return self.region.join(y, height, width)
 
 
 class ShiftedWindowAttention(WindowAttention):
@@ -152,8 +155,9 @@ class Windows(nn.Module):
     def join(self, x: Tensor, height: int, width: int) -> Tensor:
         """The inverse of `cut`, for maps of `height` and `width`."""
         counts = -(-height // self.rows), -(-width // self.columns)
-        x = x.permute(0, 2, 3, 1).unflatten(0, (-1, *counts)).transpose(2, 3)
-        return x.flatten(3, 4).flatten(1, 2)[:, :height, :width].permute(0, 3, 1, 2)
+        x = x.permute(0, 2, 3, 1).unflatten(0, (-1, *counts))
+        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return x[:, :height, :width].permute(0, 3, 1, 2)
 
 
 class SpreadWindows(Windows):
@@ -321,12 +325,12 @@ class TablePosition(nn.Module):
 
 
 class RelativePosition(TablePosition):
-    """A learned bias for each head and offset.
+    """A learned bias for each offset.
 
     Source: Swin (Liu et al., 2021), arXiv 2103.14030.
 
     The table is (heads, rows, columns); row t holds offset t - (rows of queries - 1), so at stride
-    and reduction 1 there are 2 H - 1 rows.
+    and reduction 1 there are 2 H - 1 rows (section 3.2).
     """
 
     def __init__(self, heads: int, height: int, width: int, reduction: int = 1, stride: int = 1):

@@ -33,10 +33,11 @@ ends_with(PostNormResidual, "scale")
 
 
 class FocalModulation(nn.Module):
-    """query * modulator(sum of growing contexts).
+    """query * modulator(contexts).
 
     Source: FocalNet (Yang et al., 2022), arXiv 2203.11926.
 
+    (N, C, H, W) to the same; the contexts are of growing size, and added, each times its gate.
     `expand` makes the query, the first map, a gate of each pixel for each of the L `levels`, and
     one for the mean of the last level. Each level makes its context from the one before
     (section 3.2).
