@@ -16,12 +16,12 @@ from space.layers import Residual
 # ---- scores and weighted sums
 
 
-class Attend(nn.Module):
+class AttendMap(nn.Module):
     """softmax(q k^T / sqrt(head_dim) + bias) v in each head; no parameters.
 
-    q (B, T, heads * head_dim), keys as wide as that and values behind them (B, S, ...), bias
-    (1 or B, heads, T, S) or None, to (B, T, heads * value_dim). Source: Vaswani et al., 2017,
-    arXiv 1706.03762, section 3.2.
+    Queries (B, heads * head_dim, h, w), keys as wide as that and values behind them (B, ..., h',
+    w'), bias (1 or B, heads, T, S) or None, to (B, heads * value_dim, h, w).
+    Source: Vaswani et al., 2017, arXiv 1706.03762, section 3.2.
     """
 
     def __init__(self, heads: int):
@@ -29,19 +29,10 @@ class Attend(nn.Module):
         self.heads = heads
 
     def forward(self, q: Tensor, kv: Tensor, bias: Tensor | None = None) -> Tensor:
-        k, v = kv[..., : q.shape[2]], kv[..., q.shape[2] :]
-        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        size, k, v = q.shape[2:], kv[:, : q.shape[1]], kv[:, q.shape[1] :]
+        q, k, v = (x.flatten(2).unflatten(1, (self.heads, -1)).mT for x in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return y.transpose(1, 2).flatten(2)
-
-
-class AttendMap(Attend):
-    """`Attend` for maps: queries (B, C, h, w) and keys with values (B, D, h', w') to a map of the
-    queries' size."""
-
-    def forward(self, q: Tensor, kv: Tensor, bias: Tensor | None = None) -> Tensor:
-        y = super().forward(q.flatten(2).mT, kv.flatten(2).mT, bias)
-        return y.mT.unflatten(2, q.shape[2:])
+        return y.transpose(1, 2).flatten(2).mT.unflatten(2, size)
 
 
 class AttendMapAndNear(AttendMap):
@@ -98,16 +89,19 @@ class MapAttention(nn.Module):
 
 
 class WindowAttention(MapAttention):
-    """Pixels attend to those of their own window, as `region` cuts them: (N, C, H, W) to
-    (N, D, H, W)."""
+    """Pixels attend to those of their own window: (N, C, H, W) to (N, D, H, W).
+
+    `region` cuts the map into windows.
+    """
 
     def __init__(self, region: Windows, **parts: nn.Module):
         super().__init__(**parts)
         self.region = region
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        height, width = x.shape[2:]
         y = super().forward(self.region.cut(x), bias)
-        return self.region.join(y, x.shape[2], x.shape[3])
+        return self.region.join(y, height, width)
 
 
 class ShiftedWindowAttention(WindowAttention):
@@ -139,86 +133,87 @@ class HaloAttention(WindowAttention):
 
 
 class Windows(nn.Module):
-    """Cuts maps into windows that touch one another; zeros on the right and at the bottom fill the
-    last ones.
+    """Cuts maps into windows.
 
-    Source: Swin (Liu et al., 2021), arXiv 2103.14030, section 3.2.
+    Source: Swin (Liu et al., 2021), arXiv 2103.14030.
+
+    They touch one another; zeros on the right and at the bottom fill the last ones (section 3.2).
     """
 
     def __init__(self, rows: int, columns: int):
         super().__init__()
         self.rows, self.columns = rows, columns
 
-    def counts(self, height: int, width: int) -> tuple[int, int]:
-        """Windows along each side of a map."""
-        return -(-height // self.rows), -(-width // self.columns)
-
     def cut(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N * windows, C, rows, columns)."""
-        height, width = x.shape[2:]
-        down, across = self.counts(height, width)
-        below, right = down * self.rows - height, across * self.columns - width
+        below, right = -x.shape[2] % self.rows, -x.shape[3] % self.columns
         x = x.permute(0, 2, 3, 1)
-        if below or right:
-            x = F.pad(x, (0, 0, 0, right, 0, below))
-        return self.split(x, down, across).flatten(0, 2).permute(0, 3, 1, 2)
+        x = F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
+        x = x.unflatten(2, (-1, self.columns)).unflatten(1, (-1, self.rows))
+        return x.transpose(2, 3).flatten(0, 2).permute(0, 3, 1, 2)
 
     def join(self, x: Tensor, height: int, width: int) -> Tensor:
         """The inverse of `cut`, for maps of `height` and `width`."""
-        x = x.permute(0, 2, 3, 1).unflatten(0, (-1, *self.counts(height, width)))
-        return self.merge(x)[:, :height, :width].permute(0, 3, 1, 2)
-
-    def split(self, x: Tensor, down: int, across: int) -> Tensor:
-        """(N, H, W, C) to (N, down, across, rows, columns, C)."""
-        x = x.unflatten(2, (across, self.columns)).unflatten(1, (down, self.rows))
-        return x.transpose(2, 3)
-
-    def merge(self, x: Tensor) -> Tensor:
-        """The inverse of `split`."""
-        return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        counts = -(-height // self.rows), -(-width // self.columns)
+        x = x.permute(0, 2, 3, 1).unflatten(0, (-1, *counts))
+        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return x[:, :height, :width].permute(0, 3, 1, 2)
 
 
 class SpreadWindows(Windows):
-    """Cuts maps into windows whose pixels lie apart, all over the map: a window's next pixel is as
-    many pixels away as there are windows along that side.
+    """Cuts maps into windows whose pixels lie apart.
 
-    Source: grid attention of MaxViT (Tu et al., 2022), arXiv 2204.01697, section 3.2.
+    Source: MaxViT (Tu et al., 2022), arXiv 2204.01697.
+
+    They lie all over the map: a window's next pixel is as many pixels away as there are windows
+    along that side (grid attention, section 3.2).
     """
 
-    def split(self, x: Tensor, down: int, across: int) -> Tensor:
-        x = x.unflatten(2, (self.columns, across)).unflatten(1, (self.rows, down))
-        return x.permute(0, 2, 4, 1, 3, 5)
+    def cut(self, x: Tensor) -> Tensor:
+        below, right = -x.shape[2] % self.rows, -x.shape[3] % self.columns
+        x = x.permute(0, 2, 3, 1)
+        x = F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
+        x = x.unflatten(2, (self.columns, -1)).unflatten(1, (self.rows, -1))
+        return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
 
-    def merge(self, x: Tensor) -> Tensor:
-        return x.permute(0, 3, 1, 4, 2, 5).flatten(3, 4).flatten(1, 2)
+    def join(self, x: Tensor, height: int, width: int) -> Tensor:
+        counts = -(-height // self.rows), -(-width // self.columns)
+        x = x.permute(0, 2, 3, 1).unflatten(0, (-1, *counts)).permute(0, 3, 1, 4, 2, 5)
+        return x.flatten(3, 4).flatten(1, 2)[:, :height, :width].permute(0, 3, 1, 2)
 
 
 class ShiftedWindows(Windows):
-    """`Windows` of the map moved up and to the left, where what leaves at one side comes back at
-    the other.
+    """`Windows` of the map moved up and to the left, as on a ring.
 
-    Source: Swin (Liu et al., 2021), arXiv 2103.14030, section 3.2.
+    Source: Swin (Liu et al., 2021), arXiv 2103.14030.
+
+    What leaves at one side comes back at the other.
     """
 
     def __init__(self, rows: int, columns: int, up: int, left: int):
         super().__init__(rows, columns)
         self.up, self.left = up, left
 
-    def split(self, x: Tensor, down: int, across: int) -> Tensor:
-        return super().split(x.roll((-self.up, -self.left), (1, 2)), down, across)
+    def cut(self, x: Tensor) -> Tensor:
+        below, right = -x.shape[2] % self.rows, -x.shape[3] % self.columns
+        x = x.permute(0, 2, 3, 1)
+        x = F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
+        return super().cut(x.roll((-self.up, -self.left), (1, 2)).permute(0, 3, 1, 2))
 
-    def merge(self, x: Tensor) -> Tensor:
-        return super().merge(x).roll((self.up, self.left), (1, 2))
+    def join(self, x: Tensor, height: int, width: int) -> Tensor:
+        below, right = -height % self.rows, -width % self.columns
+        x = super().join(x, height + below, width + right).permute(0, 2, 3, 1)
+        return x.roll((self.up, self.left), (1, 2))[:, :height, :width].permute(0, 3, 1, 2)
 
     def mask(self, x: Tensor) -> Tensor:
         """-inf between pixels of a window of which one came back and the other did not, else 0:
         for maps (N, C, H, W), (N * windows, 1, T, T)."""
-        down, across = self.counts(*x.shape[2:])
-        height, width = down * self.rows, across * self.columns
+        height = x.shape[2] + -x.shape[2] % self.rows
+        width = x.shape[3] + -x.shape[3] % self.columns
         below = torch.arange(height, device=x.device) >= height - self.up
         right = torch.arange(width, device=x.device) >= width - self.left
-        came_back = (2 * below[:, None] + right)[None, :, :, None]
-        piece = super().split(came_back, down, across).reshape(down * across, -1)
+        came_back = (2 * below[:, None] + right)[None, None]
+        piece = super().cut(came_back).flatten(1)
         mask = torch.zeros(1, dtype=x.dtype, device=x.device)
         mask = mask.where(piece[:, None] == piece[:, :, None], -torch.inf)
         return mask[:, None].repeat(x.shape[0], 1, 1, 1)
@@ -299,7 +294,8 @@ class TablePosition(nn.Module):
     """Base of the tables of offsets: a bias for each head and each offset from query to key.
 
     Queries (B, C, h, w) to (1, heads, T, S). Query row i stands at input row `stride * i`, key row
-    j at `reduction * j`; `table()` has a row for each offset that there is, from the most negative.
+    j at `reduction * j`; `offsets()` has a row for each offset that there is, from the most
+    negative. ValueError where the queries are not those of the map that the table was made for.
     """
 
     def __init__(self, height: int, width: int, reduction: int = 1, stride: int = 1):
@@ -317,27 +313,24 @@ class TablePosition(nn.Module):
         raise NotImplementedError
 
     def forward(self, q: Tensor) -> Tensor:
-        """ValueError where the queries are not those of the map that the table was made for."""
-        height, width = -(-self.height // self.stride), -(-self.width // self.stride)
-        if q.shape[2:] != (height, width):
-            raise ValueError(
-                f"the position table is for a map of {height}x{width}, "
-                f"not of {q.shape[2]}x{q.shape[3]}"
-            )
+        size = (-(-self.height // self.stride), -(-self.width // self.stride))
+        if q.shape[2:] != size:
+            raise ValueError(f"the position table is for a map of {size}, not {tuple(q.shape[2:])}")
         # The keys of a query are a window of the table, which starts the later the further up the
         # query stands: so all windows, taken backwards, are all queries.
-        windows = self.offsets().unfold(1, self.span(self.height, self.reduction), 1)
-        windows = windows.unfold(2, self.span(self.width, self.reduction), 1)
+        down, across = self.span(self.height, self.reduction), self.span(self.width, self.reduction)
+        windows = self.offsets().unfold(1, down, 1).unfold(2, across, 1)
         windows = windows[..., :: self.reduction, :: self.reduction].flip(1, 2)
-        windows = windows[:, :: self.stride, :: self.stride]
-        return windows.flatten(3, 4).flatten(1, 2)[None]
+        return windows[:, :: self.stride, :: self.stride].flatten(3, 4).flatten(1, 2)[None]
 
 
 class RelativePosition(TablePosition):
-    """A learned table of offsets, (heads, rows, columns); row t holds offset t - (rows of queries
-    - 1), so at stride and reduction 1 there are 2 H - 1 rows.
+    """A learned bias for each offset.
 
-    Source: Swin (Liu et al., 2021), arXiv 2103.14030, section 3.2.
+    Source: Swin (Liu et al., 2021), arXiv 2103.14030.
+
+    The table is (heads, rows, columns); row t holds offset t - (rows of queries - 1), so at stride
+    and reduction 1 there are 2 H - 1 rows (section 3.2).
     """
 
     def __init__(self, heads: int, height: int, width: int, reduction: int = 1, stride: int = 1):
@@ -363,12 +356,9 @@ class ProductPosition(RelativePosition):
     """
 
     def forward(self, q: Tensor) -> Tensor:
-        """ValueError where the queries are not those of the map that the table was made for."""
-        if q.shape[2:] != (self.height, self.width):
-            raise ValueError(
-                f"the position table is for a map of {self.height}x{self.width}, "
-                f"not of {q.shape[2]}x{q.shape[3]}"
-            )
+        size = (self.height, self.width)
+        if q.shape[2:] != size:
+            raise ValueError(f"the position table is for a map of {size}, not {tuple(q.shape[2:])}")
         rows, columns = (self.chosen(side) for side in (self.height, self.width))
         picked = (rows @ self.table) @ columns.mT  # (heads, H * H, W * W)
         picked = picked.unflatten(2, (self.width, -1)).unflatten(1, (self.height, -1))
@@ -428,7 +418,8 @@ class QueryPosition(nn.Module):
     Queries (B, heads * head_dim, height, width), keys (key_height, key_width), to (B, heads, T, S);
     entry t of a table is offset t - (keys along that side - 1), from a query's place in its block
     to a key's in its window. Sources: BoTNet (Srinivas et al., 2021), arXiv 2101.11605, figure 4,
-    and HaloNet (Vaswani et al., 2021), arXiv 2103.12731, where `scale` is 1.
+    and HaloNet (Vaswani et al., 2021), arXiv 2103.12731, where `scale` is 1. ValueError where the
+    queries are not those of the map that the tables were made for.
     """
 
     def __init__(
@@ -460,12 +451,9 @@ class QueryPosition(nn.Module):
         return windows[..., :queries, :]
 
     def forward(self, q: Tensor) -> Tensor:
-        """ValueError where the queries are not those of the map that the tables were made for."""
-        if q.shape[2:] != (self.height, self.width):
-            raise ValueError(
-                f"the position table is for a map of {self.height}x{self.width}, "
-                f"not of {q.shape[2]}x{q.shape[3]}"
-            )
+        size = (self.height, self.width)
+        if q.shape[2:] != size:
+            raise ValueError(f"the position table is for a map of {size}, not {tuple(q.shape[2:])}")
         q = q.permute(0, 2, 3, 1).unflatten(3, (self.heads, -1))  # (B, height, width, heads, d)
         rows = F.linear(q, self.scale * self.rows).permute(0, 3, 2, 1, 4)
         columns = F.linear(q, self.scale * self.columns).permute(0, 3, 1, 2, 4)

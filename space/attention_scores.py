@@ -4,7 +4,8 @@ Each stands where `attention_layers.AttendMap` does: queries (B, C, h, w), and k
 behind them (B, D, h', w'), to a map of the queries' size, the heads running slowest. None takes a
 position bias. Modules are plain PyTorch; the function of the same name in small letters draws up
 the blueprint, `batch` being the pieces of a map.
-Shapes: B images or pieces of them, h heads, T queries, S keys, d channels of a head.
+Shapes: B images or pieces of them, h heads, T queries, S keys, d channels of a head; inside,
+queries are (B, h, d, T), keys (B, h, d, S) and values (B, h, their width, S).
 """
 
 from __future__ import annotations
@@ -15,14 +16,6 @@ from torch import Tensor, nn
 
 from space import cost
 from space.blueprint import Blueprint, blueprint
-
-
-def split_heads(q: Tensor, kv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps of queries, and of keys with values behind them, to q (B, heads, d, T),
-    k (B, heads, d, S) and v (B, heads, value width, S)."""
-    inner = q.shape[1]
-    q, k, v = (x.flatten(2).unflatten(1, (heads, -1)) for x in (q, kv[:, :inner], kv[:, inner:]))
-    return q, k, v
 
 
 class LinearAttend(nn.Module):
@@ -42,7 +35,8 @@ class LinearAttend(nn.Module):
         nn.init.constant_(self.scale, self.width**-0.5)
 
     def forward(self, q: Tensor, kv: Tensor, bias: None = None) -> Tensor:
-        queries, keys, values = split_heads(q, kv, self.heads)
+        k, v = kv[:, : q.shape[1]], kv[:, q.shape[1] :]
+        queries, keys, values = (x.flatten(2).unflatten(1, (self.heads, -1)) for x in (q, k, v))
         queries, keys = queries.relu(), keys.relu()
         summary = self.scale[:, None, None] * (values @ keys.mT)
         total = keys.sum(3)[:, :, None] @ queries
@@ -51,11 +45,11 @@ class LinearAttend(nn.Module):
 
 
 class ChannelAttend(nn.Module):
-    """softmax(t q k^T) v between the channels of a head, where queries, keys and values are
-    channels, q and k are of length 1 and t is a factor for each head that starts at 1.
+    """softmax(t q k^T) v between the channels of a head; q and k are of length 1.
 
-    Takes as many queries as keys, and values as wide as keys. Source: XCiT (El-Nouby et al., 2021),
-    arXiv 2106.09681, section 3.2, as EdgeNeXt (2206.10589) has it.
+    Queries, keys and values are channels; t is a factor for each head that starts at 1. Takes as
+    many queries as keys, and values as wide as keys. Source: XCiT (El-Nouby et al., 2021), arXiv
+    2106.09681, section 3.2, as EdgeNeXt (2206.10589) has it.
     """
 
     def __init__(self, heads: int):
@@ -68,7 +62,8 @@ class ChannelAttend(nn.Module):
         nn.init.ones_(self.temperature)
 
     def forward(self, q: Tensor, kv: Tensor, bias: None = None) -> Tensor:
-        queries, keys, values = split_heads(q, kv, self.heads)
+        k, v = kv[:, : q.shape[1]], kv[:, q.shape[1] :]
+        queries, keys, values = (x.flatten(2).unflatten(1, (self.heads, -1)) for x in (q, k, v))
         scores = F.normalize(queries, dim=3) @ F.normalize(keys, dim=3).mT
         y = (self.temperature[:, None, None] * scores).softmax(3) @ values
         return y.flatten(1, 2).unflatten(2, q.shape[2:])
@@ -113,7 +108,8 @@ class GatedAttend(nn.Module):
 
     def forward(self, q: Tensor, kv: Tensor, bias: None = None) -> Tensor:
         height, width = q.shape[2:]
-        queries, keys, values = split_heads(q, kv, self.heads)
+        k, v = kv[:, : q.shape[1]], kv[:, q.shape[1] :]
+        queries, keys, values = (x.flatten(2).unflatten(1, (self.heads, -1)) for x in (q, k, v))
         content = ((queries.mT @ keys) * queries.shape[2] ** -0.5).softmax(3)
         position = self.position(self.offsets(height, width, q)).permute(2, 0, 1).softmax(2)
         gate = self.gate.sigmoid()[:, None, None]

@@ -15,9 +15,7 @@ class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of each pixel: (N, C, H, W) to the same."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)
-        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Pointwise(nn.Linear):
@@ -38,9 +36,11 @@ class Pointwise(nn.Linear):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of (N, C, H, W).
+    """A learned factor for each channel.
 
-    Source: CaiT (Touvron et al., 2021), arXiv 2103.17239, section 2.1.
+    Source: CaiT (Touvron et al., 2021), arXiv 2103.17239.
+
+    (N, C, H, W) to the same; section 2.1 of the source.
     """
 
     def __init__(self, channels: int, start: float):
@@ -215,27 +215,20 @@ class PaddedConvolution(nn.Conv2d):
         super().__init__(in_channels, channels, kernel, stride, padding, groups=groups, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        below, right = (self._missing(x, axis) for axis in (0, 1))
-        if below or right:
-            x = F.pad(x, (0, right, 0, below))
-        return super().forward(x)
-
-    def _missing(self, x: Tensor, axis: int) -> int:
-        """Pixels to add at the end of a side."""
-        side, stride = x.shape[2 + axis], self.stride[axis]
-        wanted = (-(-side // stride) - 1) * stride + self.kernel_size[axis]
-        return max(0, wanted - side - 2 * int(self.padding[axis]))
+        over = self.kernel_size[0] - self.stride[0] - 2 * int(self.padding[0])
+        below, right = (max(0, -side % self.stride[0] + over) for side in x.shape[2:])
+        return super().forward(F.pad(x, (0, right, 0, below)) if below or right else x)
 
 
 class PooledShortcut(nn.Module):
-    """3x3 max-pool and a 1x1 convolution, without the pool at stride 1:
-    (N, C, H, W) to (N, D, ceil(H / stride), ceil(W / stride))."""
+    """3x3 max-pool, where there is a stride, and a 1x1 convolution.
+
+    (N, C, H, W) to (N, D, ceil(H / stride), ceil(W / stride)).
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
-        self.pool: nn.Module = nn.Identity()
-        if stride > 1:
-            self.pool = nn.MaxPool2d(3, stride, padding=1)
+        self.pool = nn.MaxPool2d(3, stride, padding=1) if stride > 1 else nn.Identity()
         self.linear = Pointwise(in_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -299,6 +292,20 @@ class ShortcutDownsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.branch(x) + self.shortcut(x)
+
+
+class SumOf(nn.Module):
+    """The sum of what several modules make of the same map."""
+
+    def __init__(self, branches: tuple[nn.Module, ...]):
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branches[0](x)
+        for branch in self.branches[1:]:
+            y = y + branch(x)
+        return y
 
 
 class EachMap(nn.Module):

@@ -33,16 +33,18 @@ ends_with(PostNormResidual, "scale")
 
 
 class FocalModulation(nn.Module):
-    """query * modulator(sum of contexts of growing size): (N, C, H, W) to the same.
+    """query * modulator(contexts).
 
+    Source: FocalNet (Yang et al., 2022), arXiv 2203.11926.
+
+    (N, C, H, W) to the same; the contexts are of growing size, and added, each times its gate.
     `expand` makes the query, the first map, a gate of each pixel for each of the L `levels`, and
-    one for the mean of the last level. Each level makes its context from the one before.
-    Source: FocalNet (Yang et al., 2022), arXiv 2203.11926, section 3.2.
+    one for the mean of the last level. Each level makes its context from the one before
+    (section 3.2).
     """
 
     def __init__(
         self,
-        channels: int,
         expand: nn.Module,
         levels: tuple[nn.Module, ...],
         activation: nn.Module,
@@ -50,7 +52,6 @@ class FocalModulation(nn.Module):
         project: nn.Module,
     ):
         super().__init__()
-        self.channels = channels
         self.expand = expand
         self.levels = nn.ModuleList(levels)
         self.activation = activation
@@ -58,15 +59,13 @@ class FocalModulation(nn.Module):
         self.project = project
 
     def forward(self, x: Tensor) -> Tensor:
-        ends = (self.channels, 2 * self.channels)
-        query, context, gates = self.expand(x).tensor_split(ends, 1)
-        *gates, mean_gate = gates.split(1, dim=1)
+        query, context, gates = self.expand(x).tensor_split((x.shape[1], 2 * x.shape[1]), 1)
         gathered = 0
-        for level, gate in zip(self.levels, gates, strict=True):
+        for i, level in enumerate(self.levels):
             context = level(context)
-            gathered = gathered + gate * context
+            gathered = gathered + gates[:, i : i + 1] * context
         mean = self.activation(context.mean((2, 3), keepdim=True))
-        return self.project(query * self.modulator(gathered + mean_gate * mean))
+        return self.project(query * self.modulator(gathered + gates[:, -1:] * mean))
 
 
 class ScaleAwareModulation(nn.Module):

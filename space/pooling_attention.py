@@ -35,6 +35,8 @@ class PooledPosition(nn.Module):
     keys, query i and key j are i K - j Q apart in steps of 1 / max(Q, K) of that side; entry t of a
     table, of 2 max(Q, K) - 1, is for those that floor(apart / min(Q, K)) puts there, where the last
     key is 0 apart from the first query at t = 0.
+    ValueError where the queries are not those of the map that the tables were made for.
+
     Source: MViTv2 (Li et al., 2021), arXiv 2112.01526, section 3.1, and its released code.
     """
 
@@ -65,7 +67,6 @@ class PooledPosition(nn.Module):
         return table[places.div(min(queries, keys), rounding_mode="floor")]
 
     def forward(self, q: Tensor) -> Tensor:
-        """ValueError where the queries are not those of the map that the tables were made for."""
         if tuple(q.shape[2:]) != self.queries:
             height, width = self.queries
             raise ValueError(

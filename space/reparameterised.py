@@ -9,29 +9,15 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor, nn
+from torch import nn
 
 from space import units
 from space.blueprint import Blueprint, blueprint
+from space.layers import SumOf
 from space.settings import NORMS
 
 # What folds is a BatchNorm; without any norm a branch that is x itself would say nothing.
 BRANCH_NORMS = tuple(name for name in NORMS if name != "none")
-
-
-class SumOfBranches(nn.Module):
-    """The sum of what several modules make of the same map."""
-
-    def __init__(self, branches: tuple[nn.Module, ...]):
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, *others = self.branches
-        y = first(x)
-        for branch in others:
-            y = y + branch(x)
-        return y
 
 
 def convolution_norm(
@@ -90,7 +76,7 @@ def branches(
     ]
     if inputs == outputs and stride == 1:
         sum_of += [found for found in [units.norm(norm, inputs)] if found is not None]
-    return blueprint(SumOfBranches, branches=tuple(sum_of))
+    return blueprint(SumOf, branches=tuple(sum_of))
 
 
 def squeeze_excite(channels: int, ratio: float) -> Blueprint | None:

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.kernel_cases import Case, Inputs
-from space.attention_scores import split_heads
 from supernet.kernels.state_attention import (
     channel_attend,
     channel_attend_reference,
     linear_attend,
     linear_attend_reference,
+    split_heads,
 )
 
 STAGES = [(56, 96), (28, 192), (14, 384), (7, 768)]  # side of the map, channels

@@ -34,11 +34,11 @@ from evaluator.zero_cost.shared import (
     replace_forward,
     weight_layers,
 )
-from space.attention_layers import Attend
+from space.attention_layers import AttendMap
 from space.attention_scores import ChannelAttend, GatedAttend, LinearAttend
 from space.operators.learned_query import LearnedQueries
 
-ATTENDING = (Attend, ChannelAttend, GatedAttend, LinearAttend)
+ATTENDING = (AttendMap, ChannelAttend, GatedAttend, LinearAttend)
 
 
 @score("dss")

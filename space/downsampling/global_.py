@@ -24,11 +24,11 @@ from space.shared import HEAD_DIMS
 
 
 class SequenceDepthwise(nn.Conv1d):
-    """Depthwise convolution of 9 taps along the pixels read row by row, one output for each
-    stride**2 of them: (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)).
+    """Depthwise convolution of 9 taps along the pixels read row by row.
 
-    The taps stand around the middle of their stride**2 pixels; zeros on the right make up the
-    count where a side is not a multiple of `stride`.
+    One output for each stride**2 of them: (N, C, H, W) to (N, C, ceil(H / stride),
+    ceil(W / stride)). The taps stand around the middle of their stride**2 pixels; zeros on the
+    right make up the count where a side is not a multiple of `stride`.
     """
 
     def __init__(self, channels: int, stride: int):
@@ -37,10 +37,9 @@ class SequenceDepthwise(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = (-(-side // self.side_stride) for side in x.shape[2:])
-        step, taps = self.stride[0], self.kernel_size[0]
-        x = x.flatten(2)
-        left = (taps - step) // 2  # negative, which crops, where the step is the longer
-        right = (height * width - 1) * step + taps - x.shape[2] - left
+        x, step = x.flatten(2), self.stride[0]
+        left = (9 - step) // 2  # negative, which crops, where the step is the longer
+        right = (height * width - 1) * step + 9 - x.shape[2] - left
         return super().forward(F.pad(x, (left, right))).unflatten(2, (height, width))
 
 

@@ -16,7 +16,8 @@ from typing import ClassVar
 from space import reparameterised, units
 from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, downsampling, number
-from space.reparameterised import BRANCH_NORMS, SumOfBranches
+from space.layers import SumOf
+from space.reparameterised import BRANCH_NORMS
 from space.settings import ACTIVATIONS
 from space.shared import CONTEXTS
 
@@ -54,7 +55,7 @@ class LargeKernel(Part):
             for side in (self.context, 3)
         )
         branch = units.sequence(
-            blueprint(SumOfBranches, branches=spread),
+            blueprint(SumOf, branches=spread),
             reparameterised.squeeze_excite(channels, self.squeeze_ratio),
             units.activation(self.activation) if self.activate == "both" else None,
             reparameterised.branches(channels, channels, 1, norm=self.norm, pixels=out),

@@ -16,9 +16,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from space import cost, units
-from space.attention_layers import Attend
+from space.attention_layers import AttendMap
 from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, downsampling
+from space.layers import start_at_zero
 from space.settings import NORMS
 from space.shared import HEAD_DIMS, heads_of
 from space.slicing import Grid
@@ -44,13 +45,11 @@ class CrossAttentionDownsampling(nn.Module):
         self.attend = attend
         self.project = project
         self.shortcut = shortcut
-        nn.init.zeros_(project.get_parameter("weight"))
-        nn.init.zeros_(project.get_parameter("bias"))
+        start_at_zero(project)
 
     def forward(self, x: Tensor) -> Tensor:
-        q = self.query(x)
-        tokens = self.attend(q.flatten(2).mT, self.key_value(x).flatten(2).mT)
-        return self.project(tokens.mT.unflatten(2, q.shape[2:])) + self.shortcut(x)
+        answers = self.attend(self.query(x), self.key_value(x))
+        return self.project(answers) + self.shortcut(x)
 
 
 def cross_attention(site: Site, head_dim: int, depthwise: Blueprint, norm: str) -> Blueprint:
@@ -73,7 +72,7 @@ def cross_attention(site: Site, head_dim: int, depthwise: Blueprint, norm: str) 
             ),
         ),
         attend=blueprint(
-            Attend, heads, cost=cost.attention(1, heads, queries, site.pixels, head_dim)
+            AttendMap, heads, cost=cost.attention(1, heads, queries, site.pixels, head_dim)
         ),
         project=units.linear(inner, channels, pixels=queries, input_axis=axis),
         shortcut=units.pooled_shortcut(inputs, channels, site.stride, out_pixels=queries),

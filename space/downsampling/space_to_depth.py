@@ -36,8 +36,7 @@ class SpaceToDepth(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         below, right = (-side % self.stride for side in x.shape[2:])
-        if below or right:
-            x = F.pad(x, (0, right, 0, below))
+        x = F.pad(x, (0, right, 0, below)) if below or right else x
         x = x.unflatten(3, (-1, self.stride)).unflatten(2, (-1, self.stride))
         return x.permute(0, 5, 3, 1, 2, 4).flatten(1, 3)
 

@@ -15,7 +15,7 @@ from torch import nn
 from space import cost, reparameterised, units
 from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, head, number
-from space.heads.pooled import MeanPool, PooledHeadModule
+from space.heads.pooled import ChannelMeans, PooledHeadModule
 from space.reparameterised import BRANCH_NORMS
 from space.settings import ACTIVATIONS
 from space.shared import CONTEXTS
@@ -55,7 +55,6 @@ class MobileOneHead(Part):
         return blueprint(
             PooledHeadModule,
             features=features,
-            pool=blueprint(MeanPool),
-            flatten=blueprint(nn.Flatten),
+            pool=blueprint(ChannelMeans),
             classifier=blueprint(nn.Linear, width, site.channels, cost=counted, bias=bias),
         )

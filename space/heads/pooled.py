@@ -30,6 +30,13 @@ class MeanPool(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
+class ChannelMeans(nn.Module):
+    """(N, C, H, W) to (N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
 class TokensAlone(nn.Module):
     """A map and T class tokens (N, C, T, 1) to the tokens alone."""
 
@@ -121,12 +128,13 @@ class PooledHead(Part):
         elif self.norm_first and not tokens:
             features, norm = norm, None
         alone = not tokens and self.classifiers == 1
+        flat = alone and norm is None  # a norm works on maps
         return blueprint(
             PooledHeadModule,
             features=features,
-            pool=blueprint(TokensAlone if tokens else MeanPool),
+            pool=blueprint(TokensAlone if tokens else ChannelMeans if flat else MeanPool),
             norm=norm if tokens or alone else None,
-            flatten=blueprint(nn.Flatten) if alone else None,
+            flatten=blueprint(nn.Flatten) if alone and not flat else None,
             classifier=self._classifiers(site, width, norm),
         )
 

@@ -46,17 +46,13 @@ class GlobalContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean((2, 3), keepdim=True)
         context = self.expand(self.compete(mean).unflatten(1, (2, -1)).amax(1))
-        size = x.shape[2:]
-        x, mean, context = (self._split(each) for each in (x, mean, context))
-        similar = (x.mT @ mean).mT * x.shape[2] ** -0.5  # (N, h, 1, HW)
+        parts = (each.flatten(2).unflatten(1, (self.heads, -1)) for each in (x, mean, context))
+        pixels, mean, context = parts  # (N, h, d, HW), twice (N, h, d, 1)
+        similar = (pixels.mT @ mean).mT * pixels.shape[2] ** -0.5  # (N, h, 1, HW)
         spread, centre = torch.std_mean(similar, (1, 2, 3), keepdim=True)
         similar = (similar - centre) / (spread + 1e-5)
         similar = similar * self.scale[:, None, None] + self.shift[:, None, None]
-        return (context * similar).flatten(1, 2).unflatten(2, size)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, h, d, HW)."""
-        return x.flatten(2).unflatten(1, (self.heads, -1))
+        return (context * similar).flatten(1, 2).unflatten(2, x.shape[2:])
 
 
 @operator("global_context")

@@ -62,14 +62,6 @@ class LearnedQueries(nn.Module):
         nn.init.zeros_(self.bias)
         nn.init.normal_(self.weight, std=0.02)
 
-    def scores(self, x: Tensor) -> Tensor:
-        """(N, L, h, H, W)."""
-        query = self.query / (self.query.norm(dim=2, keepdim=True) + 1e-6)
-        query = query * self.query.shape[2] ** -0.5
-        asked = (query.transpose(0, 1) @ self.key).transpose(0, 1)  # (L, h, C)
-        scores = F.linear(x.permute(0, 2, 3, 1), asked.flatten(0, 1)).permute(0, 3, 1, 2)
-        return scores.unflatten(1, asked.shape[:2])
-
     def gather(self, x: Tensor, weight: Tensor) -> Tensor:
         """Sums over windows: x (N, L, h, d, H, W), weight (L, h, kernel, kernel)."""
         each = weight[:, :, None].expand(-1, -1, x.shape[3], -1, -1).flatten(0, 2)[:, None]
@@ -78,8 +70,12 @@ class LearnedQueries(nn.Module):
         return y.unflatten(1, x.shape[1:4])
 
     def forward(self, x: Tensor) -> Tensor:
+        query = self.query / (self.query.norm(dim=2, keepdim=True) + 1e-6)
+        query = query * self.query.shape[2] ** -0.5
+        asked = (query.transpose(0, 1) @ self.key).transpose(0, 1)  # (L, h, C)
+        scores = F.linear(x.permute(0, 2, 3, 1), asked.flatten(0, 1)).permute(0, 3, 1, 2)
+        scores = scores.unflatten(1, asked.shape[:2]).exp().unsqueeze(3)  # (N, L, h, 1, H, W)
         values = self.value(x).unflatten(1, self.query.shape[1:])  # (N, h, d, H, W)
-        scores = self.scores(x).exp().unsqueeze(3)
         shares = self.bias.exp()
         above = self.gather(scores * values[:, None], shares * self.weight)
         answers = above / self.gather(scores, shares)

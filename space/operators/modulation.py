@@ -136,7 +136,6 @@ class Modulation(Part):
         outputs = Parts(channels, channels, self.levels, 1)
         return blueprint(
             FocalModulation,
-            channels,
             expand=units.linear(channels, outputs.size, pixels=pixels, output_axis=outputs),
             levels=levels,
             activation=units.activation(self.activation),

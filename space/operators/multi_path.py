@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from space import units
 from space.blueprint import Blueprint, blueprint
 from space.genes import Part, Site, choice, operator, whole
+from space.layers import SumOf
 from space.operators.attention import Attention
 from space.settings import ACTIVATIONS, NORMS
 from space.shared import EXPANSIONS, HEAD_DIMS, LAYER_SCALES, same_width
 
 
 class CoarsePath(nn.Module):
-    """A branch on the means of squares of `side` x `side` pixels, interpolated back to all of
-    them: (N, C, H, W) to the same."""
+    """A branch on means of squares, interpolated back: (N, C, H, W) to the same.
+
+    The squares have `side` x `side` pixels.
+    """
 
     def __init__(self, side: int, branch: nn.Module):
         super().__init__()
@@ -38,18 +41,6 @@ class CoarsePath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.interpolate(self.branch(self.pool(x)), scale_factor=self.side, mode="bilinear")
         return y[..., : x.shape[2], : x.shape[3]]
-
-
-class SumOf(nn.Module):
-    """The sum of what several branches make of the same map."""
-
-    def __init__(self, branches: tuple[nn.Module, ...]):
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, *others = (branch(x) for branch in self.branches)
-        return sum(others, first)
 
 
 @operator("multi_path")

@@ -46,7 +46,8 @@ class RegionalMixer(nn.Module):
         self.local = local
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.interpolate(self.regional(self.pool(x)), scale_factor=self.side, mode="nearest")
+        y = self.regional(self.pool(x))
+        y = F.interpolate(y, scale_factor=self.side, mode="nearest")
         return self.local(self.join(x, y[..., : x.shape[2], : x.shape[3]]))
 
     def join(self, local: Tensor, regional: Tensor) -> Tensor:

@@ -29,8 +29,10 @@ from space.slicing import Grid
 
 
 class ConvolvedParts(nn.Module):
-    """Parts of the channels one behind the other, each convolved with what the one before it gave
-    added, but the last as it is: (N, C, H, W) to the same."""
+    """Parts of the channels, each convolved with what the one before it gave added.
+
+    The last stays as it is; (N, C, H, W) to the same.
+    """
 
     def __init__(self, width: int, convolutions: tuple[nn.Module, ...]):
         super().__init__()

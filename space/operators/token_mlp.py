@@ -29,8 +29,10 @@ from space.slicing import Grid, Parts
 
 
 class TokenMixing(nn.Module):
-    """Layers that see the pixels as channels and the channels as pixels: (N, C, height, width) to
-    the same; ValueError for another map."""
+    """Layers that see pixels as channels: (N, C, height, width) to the same.
+
+    They see the channels as pixels. ValueError for another map.
+    """
 
     def __init__(self, height: int, width: int, layers: nn.Module):
         super().__init__()
@@ -38,14 +40,11 @@ class TokenMixing(nn.Module):
         self.layers = layers
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        if (height, width) != (self.height, self.width):
-            raise ValueError(
-                f"the token weights are for a map of {self.height}x{self.width}, "
-                f"not of {height}x{width}"
-            )
+        size = (self.height, self.width)
+        if x.shape[2:] != size:
+            raise ValueError(f"the token weights are for a map of {size}, not {tuple(x.shape[2:])}")
         y = self.layers(x.flatten(2).mT.unsqueeze(3))  # (N, pixels, C, 1)
-        return y.squeeze(3).mT.unflatten(2, (height, width))
+        return y.squeeze(3).mT.unflatten(2, size)
 
 
 class OpenGate(Pointwise):

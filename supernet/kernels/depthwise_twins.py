@@ -99,16 +99,18 @@ def _activation(layer: nn.Module) -> str | None:
 
 def _arguments(convolution: nn.Conv2d, x: Tensor, behind: _Behind) -> tuple[Any, ...]:
     """Of the operators, for `convolution` and the layers behind it on `x`."""
+    stride, padding = convolution.stride[0], int(convolution.padding[0])
+    over = convolution.kernel_size[0] - stride - 2 * padding
     padded = isinstance(convolution, PaddedConvolution)
-    more = [convolution._missing(x, axis) for axis in (0, 1)] if padded else [0, 0]  # type: ignore[operator]
+    more = [max(0, -side % stride + over) for side in x.shape[2:]] if padded else [0, 0]
     norm = behind.norm
     affine = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
     return (
         *autocast(x, convolution.weight, convolution.bias),
         *affine,
         behind.activation,
-        convolution.stride[0],
-        convolution.padding[0],
+        stride,
+        padding,
         more,
         convolution.dilation[0],
     )

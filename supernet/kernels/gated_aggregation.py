@@ -988,8 +988,9 @@ class FusedFocalModulation(FocalModulation):
 
     def ends(self, width: int) -> tuple[int, ...]:
         """Channels of query, first context, gates and zeros."""
-        gates = len(self.levels) + 1
-        return self.channels, self.channels, gates, width - 2 * self.channels - gates
+        linear: Any = self.expand
+        channels, gates = linear.weight.shape[1], len(self.levels) + 1
+        return channels, channels, gates, width - 2 * channels - gates
 
 
 class FusedSharesContext(SharesContext):

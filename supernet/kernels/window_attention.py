@@ -1203,8 +1203,7 @@ def _in_windows(module: WindowAttention, x: Tensor) -> Tensor:
     region, attend, position = module.region, module.attend, module.position
     assert isinstance(attend, AttendMap)
     height, width = x.shape[2:]
-    down, across = region.counts(height, width)
-    below, right = down * region.rows - height, across * region.columns - width
+    below, right = -height % region.rows, -width % region.columns
     if below or right:  # what fills the last windows is seen, as the projections make it
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, right, 0, below)).permute(0, 3, 1, 2)
     q, kv = module.q(x), module.kv(x)

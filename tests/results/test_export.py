@@ -307,7 +307,7 @@ def test_only_what_is_used_is_written():
     source = model_source(small(), "toy")
     defined = {n.name for n in ast.parse(source).body if isinstance(n, ast.ClassDef)}
     assert "InvertedBottleneck" in defined
-    assert defined.isdisjoint({"ChannelAggregation", "Sum", "Mlp", "LayerScale", "Attend"})
+    assert defined.isdisjoint({"ChannelAggregation", "Sum", "Mlp", "LayerScale", "AttendMap"})
     assert defined.isdisjoint({"InvertedBottleneckBranch", "Residual", "Stage"})  # they are one
     assert "1801.04381" in source  # MobileNetV2, where the operator is from
     assert "nn.Identity()" not in source.replace("else nn.Identity()", "")  # of no classifier

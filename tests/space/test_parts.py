@@ -255,7 +255,7 @@ def test_every_value_of_every_gene_is_tried():
 )
 def test_parts_made_for_one_map_refuse_another(genes, owner):
     module = part_from_json("operator", genes).build(Site(8, 8, 4, 6))
-    with pytest.raises(ValueError, match=f"the {owner} for a map of 4x6, not of 6x4"):
+    with pytest.raises(ValueError, match=rf"the {owner} for a map of \(4, 6\), not \(6, 4\)"):
         module(torch.randn(1, 8, 6, 4))
 
 
