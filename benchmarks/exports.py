@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,9 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from benchmarks.machine import device_name
-from results.export import export_network, model_source, names_of_export, renamed
+from results.export import export_network, load_module, weight_names
+from results.model_file import model_file
 from space import Genome, build
 from space.files import load_space, shipped_spaces
 from space.presets import presets
@@ -67,12 +70,17 @@ def networks(random: int, seed: int, resolution: int) -> Iterator[tuple[str, Gen
 
 def look(name: str, genome: Genome, folder: Path, *, numbers: bool, onnx: bool) -> dict[str, Any]:
     """What one export is like; `numbers`: its logits are compared, and not its shapes alone."""
-    source = model_source(genome, name)
-    found: dict[str, Any] = {"lines": len(source.splitlines()), "params": genome.cost().params}
-    (folder / "source").mkdir(parents=True, exist_ok=True)
-    (folder / "source" / f"{name.replace('-', '_')}.py").write_text(source)
+    found: dict[str, Any] = {"params": genome.cost().params}
+    sources = folder / "source"
+    sources.mkdir(parents=True, exist_ok=True)
+    source = sources / f"{name.replace('-', '_')}.py"
     if not numbers:
-        found["shapes"] = len(names_of_export(genome))  # raises where one is missing
+        made = model_file(genome, name)
+        source.write_text(made.text)
+        with torch.device("meta"):
+            exported = load_module(source).model()
+        found["shapes"] = len(weight_names(exported, genome, made.origins))
+        found["lines"] = len(made.text.splitlines())
         return found
     torch.manual_seed(0)
     network = build(genome).eval()
@@ -84,10 +92,11 @@ def look(name: str, genome: Genome, folder: Path, *, numbers: bool, onnx: bool) 
     state = network.state_dict()
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / "out"
-        exported = export_network(
+        done = export_network(
             genome, place, name=name, state=state, formats=["onnx"] if onnx else []
         )
-        given = {"state": renamed(state, names_of_export(genome)), "images": images}
+        shutil.copy(place / "model.py", source)
+        given = {"state": load_file(place / "weights.safetensors"), "images": images}
         torch.save({**given, "logits": logits}, place / "given.pt")
         alone = subprocess.run(
             [sys.executable, "-I", "-c", ALONE, str(place), OURS],
@@ -100,7 +109,8 @@ def look(name: str, genome: Genome, folder: Path, *, numbers: bool, onnx: bool) 
         found["alone"] = json.loads(alone.stdout)
     found["largest_logit"] = logits.abs().max().item()
     if onnx:
-        found["onnx"] = exported.differences["onnx"]
+        found["onnx"] = done.differences["onnx"]
+    found["lines"] = len(source.read_text().splitlines())
     return found
 
 

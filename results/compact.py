@@ -18,7 +18,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +42,10 @@ CLASSES = "num_classes"  # a builder with this parameter makes a head
 _NOTHING: frozenset[str] = frozenset()
 _STAYS = ("Network", "MixedNetwork")
 _BUILDER = "nn.Module"  # what functions that put modules together say that they return
-_WIDTH = 50  # characters that are as much to read as a line more
+_WIDTH = 80  # characters that are as much to read as a line more
+_FULL = {"constant_": "full", "ones_": "ones", "zeros_": "zeros"}
+_FULL = {f"nn.init.{name}": f"torch.{made}" for name, made in _FULL.items()}
+_SHORT = 140  # characters of a call that may stand where a function of it was called
 _NEEDED = ("__init__", "forward", "reset_parameters")  # methods that PyTorch calls
 
 Definition = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
@@ -75,6 +78,7 @@ def compacted(source: str) -> Compact:
             kept, flats, least = {*kept, cls}, others, length
     file.put(flats)
     file.tidy()
+    file.join_into_entry()
     return Compact(formatted(file.text()), file.origins)
 
 
@@ -157,8 +161,8 @@ class _File:
         built, apart = _built(node), _NOTHING if _is_head(node) else kept
         if built is None or dotted(built.func) in apart:
             return None
-        classes = {n: cls for n, cls in self.named.items() if isinstance(cls, ast.ClassDef)}
-        return flattened(copy.deepcopy(built), classes, apart, (CLASSIFIER,))
+        others = {n: node for n, node in self.named.items() if not _is_builder(node)}
+        return flattened(copy.deepcopy(built), others, apart, (CLASSIFIER,))
 
     def length(self, flats: Mapping[str, Flattened | None]) -> float:
         """How much there is to read, in lines, with these classes in place of functions."""
@@ -175,7 +179,8 @@ class _File:
                 assert isinstance(node, ast.FunctionDef)
                 node = _as_class(name, node, flat)
             text = ast.unparse(ast.fix_missing_locations(node))
-            length = text.count("\n") + 1 + len(re.sub(r"\s+", " ", text)) / _WIDTH
+            blank = 2 + sum(isinstance(inner, ast.FunctionDef) for inner in ast.walk(node))
+            length = blank + text.count("\n") + 1 + len(re.sub(r"\s+", " ", text)) / _WIDTH
             self._known[key] = (length, _read([node]), flat)
         return self._known[key][:2]
 
@@ -244,6 +249,24 @@ class _File:
                         _fix_parameters(node, self)
                     _fix_attributes(node, self)
             self.drop_unused()
+
+    def join_into_entry(self) -> None:
+        """Short builders that are called once, by the entry, stand where they are called."""
+        for name, node in [*self.named.items()]:
+            body = without_docstring(node.body) if _is_builder(node) else []  # type: ignore[union-attr]
+            value = body[0].value if len(body) == 1 and isinstance(body[0], ast.Return) else None
+            calls = re.findall(rf"\b{name}\([^()]*\)", self.entry)
+            if value is None or len(calls) != 1 or name in _read(self.named.values()):
+                continue
+            call = ast.parse(calls[0], mode="eval").body
+            try:
+                given = bind(node, call, bound=False)  # type: ignore[arg-type]
+            except Unknown:
+                continue
+            text = ast.unparse(Folder(given, {}).fold(value))
+            if len(text) <= _SHORT:
+                self.entry = self.entry.replace(calls[0], text)
+                del self.named[name]
 
     def text(self) -> str:
         used = {*_read(self.named.values()), *_words(self.entry), *_words(self.closing)}
@@ -569,6 +592,8 @@ def _fix_attributes(cls: ast.ClassDef, file: _File) -> None:
     }
     _join_reset(cls, file)
     _join_formulas(cls, file)
+    if init is not None:
+        init.body = _filled(init.body)
     methods = [node for node in cls.body if isinstance(node, ast.FunctionDef)]
     if _heirs(cls, file) or any(dotted(base) in file.named for base in cls.bases):
         return
@@ -640,6 +665,28 @@ def _join_reset(cls: ast.ClassDef, file: _File) -> None:
         at = init.body.index(calls[0])
         init.body[at : at + 1] = without_docstring(reset.body)
         cls.body.remove(reset)
+
+
+def _filled(body: Sequence[ast.stmt]) -> list[ast.stmt]:
+    """Parameters made empty, and filled with one number behind that, as made full."""
+    made: dict[str, tuple[list[ast.expr], ast.Call]] = {}
+    left: list[ast.stmt] = []
+    for statement in body:
+        name, value = _stores(statement)
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        if ast.unparse(value or ast.Constant(0)).startswith("nn.Parameter(torch.empty("):
+            empty = value.args[0]  # type: ignore[union-attr]
+            made[name] = (empty.args, empty)
+        elif isinstance(call, ast.Call) and of_self(call.args[0] if call.args else call) in made:
+            full = _FULL.get(dotted(call.func), "")
+            shape, empty = made[of_self(call.args[0])]
+            if full and not empty.keywords:
+                if full == "torch.full":
+                    shape = [ast.Tuple(shape, ast.Load()), *call.args[1:]]
+                empty.func, empty.args = ast.parse(full, mode="eval").body, shape
+                continue
+        left.append(statement)
+    return left
 
 
 def _join_formulas(cls: ast.ClassDef, file: _File) -> None:

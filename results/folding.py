@@ -59,6 +59,8 @@ def truth(node: ast.expr) -> bool | None:
     """Whether an expression is true, None where that is not known."""
     if isinstance(node, ast.Constant):
         return bool(node.value)
+    if isinstance(node, ast.Tuple | ast.List):
+        return bool(node.elts) if not any(isinstance(e, ast.Starred) for e in node.elts) else None
     return True if makes_module(node) else None
 
 
@@ -158,6 +160,8 @@ class Folder(ast.NodeTransformer):
             return ast.BinOp(left, node.op, right) if value is None else ast.Constant(value)
         if isinstance(node.op, ast.FloorDiv) and _is_int(right, 1):
             return left
+        if isinstance(node.op, ast.Add) and (_is_int(left, 0) or _is_int(right, 0)):
+            return right if _is_int(left, 0) else left
         if isinstance(node.op, ast.Add) and _is_less_by(left, right):
             return left.left  # a - 1 + 1
         if isinstance(node.op, ast.Mult) and (_is_int(right, 1) or _is_int(left, 1)):
@@ -167,8 +171,47 @@ class Folder(ast.NodeTransformer):
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         found = self.generic_visit(node)
         assert isinstance(found, ast.Subscript)
+        if (one := _at(found.value, found.slice)) is not None:
+            return one
         parts = found.slice.elts if isinstance(found.slice, ast.Tuple) else [found.slice]
         return found.value if all(_takes_all(part) for part in parts) else found
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        found = self.generic_visit(node)
+        assert isinstance(found, ast.Call)
+        return counted_call(found)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
+        """Numbers in a text become part of it."""
+        self.generic_visit(node)
+        parts: list[ast.expr] = []
+        for part in node.values:
+            value = part.value if isinstance(part, ast.FormattedValue) else None
+            said = _said(value) if value is not None else None
+            if said is not None and part.conversion == -1 and part.format_spec is None:  # type: ignore[attr-defined]
+                part = ast.Constant(said)
+            before = parts[-1] if parts else None
+            if isinstance(part, ast.Constant) and isinstance(before, ast.Constant):
+                parts[-1] = ast.Constant(str(before.value) + str(part.value))
+            else:
+                parts.append(part)
+        return ast.JoinedStr(parts)
+
+    def visit_List(self, node: ast.List) -> ast.expr:
+        return self._opened(node)
+
+    def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
+        return self._opened(node)
+
+    def _opened(self, node: ast.List | ast.Tuple) -> ast.expr:
+        """A list or tuple with what `*` puts in where that is written out."""
+        self.generic_visit(node)
+        elements: list[ast.expr] = []
+        for one in node.elts:
+            inner = one.value if isinstance(one, ast.Starred) else None
+            elements += inner.elts if isinstance(inner, ast.List | ast.Tuple) else [one]
+        node.elts = elements
+        return node
 
     def visit_ListComp(self, node: ast.ListComp) -> ast.expr:
         return self._scoped(node)
@@ -230,6 +273,24 @@ class Folder(ast.NodeTransformer):
         return found
 
 
+def counted_call(call: ast.Call) -> ast.expr:
+    """`len` of what is written out and `int` of a number as numbers, other calls as they are."""
+    given = call.args[0] if len(call.args) == 1 and not call.keywords else None
+    parts = given.elts if isinstance(given, ast.List | ast.Tuple) else None
+    is_open = any(isinstance(one, ast.Starred) for one in parts or ())
+    if dotted(call.func) == "len" and parts is not None and not is_open:
+        return ast.Constant(len(parts))
+    if dotted(call.func) == "int" and given is not None and _is_int(given):
+        return given
+    return call
+
+
+def _said(node: ast.expr) -> str | None:
+    """An integer, or a tuple of integers, as Python prints it."""
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    return ast.unparse(node) if parts and all(_is_int(part) for part in parts) else None
+
+
 def _is_int(node: ast.expr, value: int | None = None) -> TypeGuard[ast.Constant]:
     known = isinstance(node, ast.Constant) and type(node.value) is int
     return known and (value is None or node.value == value)  # type: ignore[attr-defined]
@@ -239,6 +300,30 @@ def _is_less_by(node: ast.expr, number: ast.expr) -> TypeGuard[ast.BinOp]:
     """Whether an expression is something less that number."""
     is_less = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is_int(number)
     return is_less and ast.dump(node.right) == ast.dump(number)  # type: ignore[attr-defined]
+
+
+def slice_of(node: ast.expr) -> slice | None:
+    """`1:` as that slice, where its ends are numbers."""
+    if not isinstance(node, ast.Slice):
+        return None
+    ends = [node.lower, node.upper, node.step]
+    if not all(end is None or _is_int(end) for end in ends):
+        return None
+    return slice(*(None if end is None else end.value for end in ends))  # type: ignore[attr-defined]
+
+
+def _at(value: ast.expr, place: ast.expr) -> ast.expr | None:
+    """The element of a list or tuple that is written out."""
+    if not isinstance(value, ast.Tuple | ast.List):
+        return None
+    if any(isinstance(one, ast.Starred) for one in value.elts):
+        return None
+    try:
+        at = ast.literal_eval(place)
+    except ValueError:
+        return None
+    known = type(at) is int and -len(value.elts) <= at < len(value.elts)
+    return value.elts[at] if known else None
 
 
 def _takes_all(node: ast.expr) -> bool:

@@ -103,6 +103,114 @@ class Plain(nn.Module):
         return x * self.factor
 
 
+def doubled(x: Tensor, times: int = 2) -> Tensor:
+    return x * times
+
+
+class Scale(nn.Module):
+    def __init__(self, channels: int, start: float = 0.5):
+        super().__init__()
+        self.start = start
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, self.start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return doubled(x * self.weight)
+
+
+class SumOf(nn.Module):
+    def __init__(self, branches: tuple[nn.Module, ...]):
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branches[0](x)
+        for branch in self.branches[1:]:
+            y = y + branch(x)
+        return y
+
+
+class Parts(nn.Module):
+    """Each part sees what was made of the one before it; the last stays as it is."""
+
+    def __init__(self, layers: tuple[nn.Module, ...]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *parts, last = x.split(1, 1)
+        made: list[Tensor] = []
+        for part, layer in zip(parts, self.layers, strict=True):
+            made.append(layer(part + made[-1] if made else part))
+        for i, layer in enumerate(self.layers):
+            last = last + layer(last) * x[:, i : i + 1]
+        return torch.cat([*made, last], 1)
+
+
+class Region(nn.Module):
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    @staticmethod
+    def lacking(side: int, size: int) -> int:
+        return -side % size
+
+    def cut(self, x: Tensor) -> Tensor:
+        more = self.lacking(x.shape[0], self.size)
+        if more:
+            x = F.pad(x, (0, 0, 0, more))
+        return x.unflatten(0, (-1, self.size))
+
+    def join(self, x: Tensor, count: int) -> Tensor:
+        return x.flatten(0, 1)[:count]
+
+
+class InRegions(nn.Module):
+    def __init__(self, region: nn.Module, branch: nn.Module):
+        super().__init__()
+        self.region = region
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        if x.shape[1] != 4:
+            raise ValueError(f"not {4} channels")
+        return self.region.join(self.branch(self.region.cut(x)), count)
+
+
+class Sequence(nn.Conv1d):
+    """A convolution along the channels, to as many as there are."""
+
+    def __init__(self, taps: int):
+        super().__init__(1, 1, taps, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lacking = self.kernel_size[0] - self.stride[0]
+        return super().forward(F.pad(x[:, None], (lacking, 0))).squeeze(1)
+
+
+class Chosen(nn.Module):
+    """A method inside of a comprehension, and a layer that is asked for more than its call."""
+
+    def __init__(self, layers: tuple[nn.Module, ...]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = sum(self.times(x, k) for k in (1, 2))
+        for layer in self.layers:
+            y = layer(y) * layer.weight.sum()
+        return y
+
+    def times(self, x: Tensor, k: int) -> Tensor:
+        z = x * k
+        return z + z.mean()
+
+
 class Heir(Plain):
     def __init__(self, factor: float, more: int):
         super().__init__(2 * factor)
@@ -120,6 +228,12 @@ MADE = {
     "a chain": "nn.Sequential(nn.LayerNorm(4), Residual(Mlp(4, 8)), nn.GELU(), Plain(0.5))",
     "what derives": "Residual(Heir(0.5, more=2))",
     "names that clash": "Residual(Residual(Mlp(4, 8), nn.LayerNorm(4)), nn.LayerNorm(4))",
+    "parameters of their own": "Residual(nn.Sequential(Mlp(4, 8), Scale(4)))",
+    "branches side by side": "SumOf((nn.Linear(4, 4), Residual(Mlp(4, 8)), nn.Identity()))",
+    "a loop over parts": "Residual(Parts((nn.Linear(1, 1), Mlp(1, 2), Scale(1))))",
+    "methods of a child": "Residual(InRegions(Region(2), nn.Linear(4, 4)))",
+    "a layer that does more": "Residual(nn.Sequential(Sequence(3), Scale(4)))",
+    "what stays whole": "Residual(Chosen((Scale(4), Scale(4))))",
     "the same twice": "Residual(nn.Sequential(Mlp(4, 8), Mlp(4, 8)), shortcut=Mlp(4, 8))",
 }
 

@@ -431,7 +431,8 @@ def test_blocks_alike_are_written_once(tmp_path):
     assert call_of(source).count("kernel=5") == 1
     assert call_of(source).count("kernel=3") == 1
     blocks = written(genome, tmp_path).model().stages[0]
-    sides = [block.get_submodule("mix.0").kernel_size for block in blocks]
+    layers = [layer for block in blocks for layer in block.modules()]
+    sides = [layer.kernel_size for layer in layers if isinstance(layer, nn.Conv2d)]
     assert sides == [(3, 3)] + [(5, 5)] * 3
     assert len({id(parameter) for b in blocks for parameter in b.parameters()}) == len(
         list(blocks.parameters())

@@ -36,6 +36,12 @@ EXPRESSIONS = [
     "(lambda a: a + b)(c)",
     "a * 1 + b // 1 - -(-c)",
     "{a: b for a in (c,)}",
+    "len((a, b)) + len([c, *[a, b]])",
+    "[a, *(b, c)][1]",
+    "(a, b, c)[-1] + 0",
+    "0 + int(a)",
+    "f'{a}x{b}, {c!r} {(a, b)}{a:>3}'",
+    "[a] if [b] else (c,) and ()",
 ]
 
 
