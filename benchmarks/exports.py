@@ -9,7 +9,8 @@ Each network is exported and compared with what its genome builds, to the last b
 is. Then a process that can import PyTorch and the standard library alone runs `model.py` on the
 same images with the same weights, ONNX Runtime runs `model.onnx`, Ruff and mypy read the file.
 Random networks are drawn from all spaces in turn and run at `--resolution`; published ones run at
-their own, and those above `--params` million parameters are compared by shapes alone.
+their own, and those above `--params` million parameters are compared by shapes alone. ONNX is
+written of published ones up to `--onnx-params` and of the first `--onnx-random` drawn ones.
 """
 
 from __future__ import annotations
@@ -155,6 +156,7 @@ def main() -> None:
         "--params", type=float, default=60, help="millions; published ones up to it run"
     )
     parser.add_argument("--onnx-params", type=float, default=12, help="the same for ONNX")
+    parser.add_argument("--onnx-random", type=int, default=200, help="drawn ones with ONNX")
     parser.add_argument("--shard", default="0/1", help="of the networks, for several processes")
     parser.add_argument("--work", type=Path, default=Path("exports/benchmark"))
     parser.add_argument("--json", type=Path)
@@ -168,14 +170,14 @@ def main() -> None:
     for i, (name, genome, published) in enumerate(everything):
         if name in done or i % shards != shard:
             continue
-        millions = genome.cost().params / 1e6
+        millions, drawn = genome.cost().params / 1e6, i - len(presets())
         try:
             row = look(
                 name,
                 genome,
                 options.work,
                 numbers=not published or millions <= options.params,
-                onnx=not published or millions <= options.onnx_params,
+                onnx=millions <= options.onnx_params if published else drawn < options.onnx_random,
             )
         except Exception as error:  # it is the outcome
             row = {"error": f"{type(error).__name__}: {error}"}
@@ -188,7 +190,9 @@ def main() -> None:
     space = {name: [row for row in rows if row["name"].startswith(f"{name}-")] for name in SPACES}
     result = {
         "benchmark": "exports",
-        "command": f"python -m benchmarks.exports --random {options.random} --seed {options.seed}",
+        "command": f"python -m benchmarks.exports --random {options.random} --seed {options.seed}"
+        f" --params {options.params:g} --onnx-params {options.onnx_params:g}"
+        f" --onnx-random {options.onnx_random}",
         "device": device_name("cpu"),
         "torch": torch.__version__,
         "seed": options.seed,
