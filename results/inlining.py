@@ -196,10 +196,14 @@ class _Work:
         return self._written(around.frames["chain"], signature, result, [given])
 
     def _forward_of(self, layer: ast.expr) -> ast.FunctionDef | None:
-        """The `forward` of a layer of the file, where its class has one of its own."""
+        """The `forward` of a layer of the file."""
         cls = self.classes.get(dotted(layer.func)) if isinstance(layer, ast.Call) else None
-        methods = (node for node in (cls.body if cls else ()) if isinstance(node, ast.FunctionDef))
-        return next((node for node in methods if node.name == "forward"), None)
+        while cls is not None:
+            for node in cls.body:
+                if isinstance(node, ast.FunctionDef) and node.name == "forward":
+                    return node
+            cls = self.classes.get(dotted(cls.bases[0]))
+        return None
 
     def _written(
         self, frame: _Frame, forward: ast.FunctionDef, result: ast.expr, given: Sequence[ast.expr]
