@@ -209,6 +209,13 @@ class _Work:
         self, frame: _Frame, forward: ast.FunctionDef, result: ast.expr, given: Sequence[ast.expr]
     ) -> Flattened:
         lines = _merged([*self.lines, _Line((), result)])
+        several = ast.parse("tuple[Tensor, ...]", mode="eval").body
+        if isinstance(result, ast.Tuple) and dotted(forward.returns or result) == "Tensor":
+            forward.returns = several
+        opened = {dotted(line.value) for line in lines if len(line.targets) > 1}
+        for argument, local in zip(forward.args.args[1:], given, strict=True):
+            if dotted(local) in opened:
+                argument.annotation = several
         _name_locals(lines, [local.id for local in given if isinstance(local, ast.Name)])
         forward.body = [_statement(line) for line in lines]
         init, origins = _init(frame, forward.body)
