@@ -28,6 +28,7 @@ from results.folding import (
     bind,
     dotted,
     is_identity,
+    is_static,
     makes_module,
     name_node,
     of_self,
@@ -43,8 +44,11 @@ _NOTHING: frozenset[str] = frozenset()
 _STAYS = ("Network", "MixedNetwork")
 _BUILDER = "nn.Module"  # what functions that put modules together say that they return
 _WIDTH = 80  # characters that are as much to read as a line more
-_FULL = {"constant_": "full", "ones_": "ones", "zeros_": "zeros"}
-_FULL = {f"nn.init.{name}": f"torch.{made}" for name, made in _FULL.items()}
+_FULL = {
+    "nn.init.constant_": "torch.full",
+    "nn.init.ones_": "torch.ones",
+    "nn.init.zeros_": "torch.zeros",
+}
 _SHORT = 140  # characters of a call that may stand where a function of it was called
 _NEEDED = ("__init__", "forward", "reset_parameters")  # methods that PyTorch calls
 
@@ -714,13 +718,12 @@ class _Formulas(ast.NodeTransformer):
         method, value = self.formulas.get(of_self(node.func), (None, None))
         if method is None or value is None:
             return node
-        is_static = [ast.unparse(given) for given in method.decorator_list] == ["staticmethod"]
         try:
-            given = bind(method, node, bound=not is_static)
+            given = bind(method, node, bound=not is_static(method))
         except Unknown:
             return node
         found = Folder(given, {}).fold(value)
-        is_plain = not method.decorator_list or is_static
+        is_plain = not method.decorator_list or is_static(method)
         return found if is_plain and len(ast.unparse(found)) <= len(ast.unparse(node)) else node
 
 

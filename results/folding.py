@@ -386,6 +386,10 @@ class Unknown(Exception):
     """What a piece of source does cannot be said beforehand."""
 
 
+def is_static(method: ast.FunctionDef) -> bool:
+    return [ast.unparse(given) for given in method.decorator_list] == ["staticmethod"]
+
+
 def bind(function: ast.FunctionDef, call: ast.Call, *, bound: bool = True) -> dict[str, ast.expr]:
     """The arguments of a call by the function's names, defaults included; further keywords stand
     under `**name` as a call of them. `bound`: the first parameter is `self`, which is left out.

@@ -31,6 +31,7 @@ from results.folding import (
     dotted,
     is_identity,
     is_none,
+    is_static,
     name_node,
     of_self,
     self_attribute,
@@ -137,7 +138,7 @@ class _Frame:
         for cls in self.bases[start:]:
             for node in cls.body:
                 if isinstance(node, ast.FunctionDef) and node.name == name:
-                    if node.decorator_list and not _is_static(node):
+                    if node.decorator_list and not is_static(node):
                         raise Unknown(f"{name} is decorated")
                     return node
         raise Unknown(f"no method {name}")
@@ -173,7 +174,9 @@ class _Work:
             return self._whole_chain(call)
         frame = self.frame(call, "")
         function = frame.method("forward")
-        wanted = function.args.args[1 : len(function.args.args) - len(function.args.defaults)]
+        if function.args.defaults:
+            raise Unknown("may be given more than a map")
+        wanted = function.args.args[1:]
         given: list[ast.expr] = [self.new_local(argument.arg) for argument in wanted]
         result = self.run(frame, function, ast.Call(name_node(function.name), given, []))
         names = ast.arguments([], [function.args.args[0], *wanted], None, [], [], None, [])
@@ -582,7 +585,7 @@ class _InitFolder(Folder):
         assert isinstance(found, ast.Call)
         if formula is not None:
             method, value = formula
-            return Folder(bind(method, found, bound=not _is_static(method)), {}).fold(value)
+            return Folder(bind(method, found, bound=not is_static(method)), {}).fold(value)
         function = found.func
         if isinstance(function, ast.Attribute) and function.attr == "get_parameter":
             (given,) = found.args
@@ -604,10 +607,6 @@ def _sizes(layer: ast.Call, name: str) -> ast.expr:
         raise Unknown(f"what {name} is")
     count = int(dotted(layer.func)[-2])  # nn.Conv2d
     return ast.Tuple([copy.deepcopy(value) for _ in range(count)], ast.Load())
-
-
-def _is_static(method: ast.FunctionDef) -> bool:
-    return [ast.unparse(given) for given in method.decorator_list] == ["staticmethod"]
 
 
 def _formula(frame: _Frame, name: str) -> tuple[ast.FunctionDef, ast.expr] | None:
@@ -730,7 +729,7 @@ class _Step(Folder):
             return self.work.function(dotted(node.func), call) or call
         if name:
             method, given = self.frame.method(name), self._arguments(node)
-            return self.work.run(self.frame, method, given, bound=not _is_static(method))
+            return self.work.run(self.frame, method, given, bound=not is_static(method))
         return counted_call(self._arguments(node, self.visit(node.func)))
 
     def is_list(self, node: ast.expr) -> bool:

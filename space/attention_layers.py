@@ -144,12 +144,15 @@ class Windows(nn.Module):
         super().__init__()
         self.rows, self.columns = rows, columns
 
-    def cut(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N * windows, C, rows, columns)."""
+    def filled(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, H', W', C) with whole windows."""
         below, right = -x.shape[2] % self.rows, -x.shape[3] % self.columns
         x = x.permute(0, 2, 3, 1)
-        x = F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
-        x = x.unflatten(2, (-1, self.columns)).unflatten(1, (-1, self.rows))
+        return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
+
+    def cut(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N * windows, C, rows, columns)."""
+        x = self.filled(x).unflatten(2, (-1, self.columns)).unflatten(1, (-1, self.rows))
         return x.transpose(2, 3).flatten(0, 2).permute(0, 3, 1, 2)
 
     def join(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -170,10 +173,7 @@ class SpreadWindows(Windows):
     """
 
     def cut(self, x: Tensor) -> Tensor:
-        below, right = -x.shape[2] % self.rows, -x.shape[3] % self.columns
-        x = x.permute(0, 2, 3, 1)
-        x = F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
-        x = x.unflatten(2, (self.columns, -1)).unflatten(1, (self.rows, -1))
+        x = self.filled(x).unflatten(2, (self.columns, -1)).unflatten(1, (self.rows, -1))
         return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
 
     def join(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -195,10 +195,7 @@ class ShiftedWindows(Windows):
         self.up, self.left = up, left
 
     def cut(self, x: Tensor) -> Tensor:
-        below, right = -x.shape[2] % self.rows, -x.shape[3] % self.columns
-        x = x.permute(0, 2, 3, 1)
-        x = F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
-        return super().cut(x.roll((-self.up, -self.left), (1, 2)).permute(0, 3, 1, 2))
+        return super().cut(self.filled(x).roll((-self.up, -self.left), (1, 2)).permute(0, 3, 1, 2))
 
     def join(self, x: Tensor, height: int, width: int) -> Tensor:
         below, right = -height % self.rows, -width % self.columns

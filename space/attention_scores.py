@@ -18,6 +18,14 @@ from space import cost
 from space.blueprint import Blueprint, blueprint
 
 
+def split_heads(q: Tensor, kv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps of queries, and of keys with values behind them, to q (B, heads, d, T),
+    k (B, heads, d, S) and v (B, heads, value width, S)."""
+    k, v = kv[:, : q.shape[1]], kv[:, q.shape[1] :]
+    q, k, v = (x.flatten(2).unflatten(1, (heads, -1)) for x in (q, k, v))
+    return q, k, v
+
+
 class LinearAttend(nn.Module):
     """relu(q) (t relu(k)^T v) / max(relu(q) . sum of relu(k), 100), t a factor for each head.
 
@@ -35,8 +43,7 @@ class LinearAttend(nn.Module):
         nn.init.constant_(self.scale, self.width**-0.5)
 
     def forward(self, q: Tensor, kv: Tensor, bias: None = None) -> Tensor:
-        k, v = kv[:, : q.shape[1]], kv[:, q.shape[1] :]
-        queries, keys, values = (x.flatten(2).unflatten(1, (self.heads, -1)) for x in (q, k, v))
+        queries, keys, values = split_heads(q, kv, self.heads)
         queries, keys = queries.relu(), keys.relu()
         summary = self.scale[:, None, None] * (values @ keys.mT)
         total = keys.sum(3)[:, :, None] @ queries
@@ -62,8 +69,7 @@ class ChannelAttend(nn.Module):
         nn.init.ones_(self.temperature)
 
     def forward(self, q: Tensor, kv: Tensor, bias: None = None) -> Tensor:
-        k, v = kv[:, : q.shape[1]], kv[:, q.shape[1] :]
-        queries, keys, values = (x.flatten(2).unflatten(1, (self.heads, -1)) for x in (q, k, v))
+        queries, keys, values = split_heads(q, kv, self.heads)
         scores = F.normalize(queries, dim=3) @ F.normalize(keys, dim=3).mT
         y = (self.temperature[:, None, None] * scores).softmax(3) @ values
         return y.flatten(1, 2).unflatten(2, q.shape[2:])
@@ -108,8 +114,7 @@ class GatedAttend(nn.Module):
 
     def forward(self, q: Tensor, kv: Tensor, bias: None = None) -> Tensor:
         height, width = q.shape[2:]
-        k, v = kv[:, : q.shape[1]], kv[:, q.shape[1] :]
-        queries, keys, values = (x.flatten(2).unflatten(1, (self.heads, -1)) for x in (q, k, v))
+        queries, keys, values = split_heads(q, kv, self.heads)
         content = ((queries.mT @ keys) * queries.shape[2] ** -0.5).softmax(3)
         position = self.position(self.offsets(height, width, q)).permute(2, 0, 1).softmax(2)
         gate = self.gate.sigmoid()[:, None, None]

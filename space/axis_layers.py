@@ -20,6 +20,12 @@ def require_side(x: Tensor, axis: int, side: int) -> None:
         )
 
 
+def pad_along(x: Tensor, axis: int, reach: int, channels: int = 0) -> Tensor:
+    """Zeros: `reach` pixels at both ends of an axis, and `channels` behind the last one."""
+    pixels = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
+    return F.pad(x, (*pixels, 0, channels))
+
+
 # ---- branches: (N, C, H, W) to the same
 
 
@@ -69,8 +75,7 @@ class CycleShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         channels, side, reach = x.shape[1], x.shape[self.axis], self.context // 2
-        pixels = (0, 0, reach, reach) if self.axis == 2 else (reach, reach, 0, 0)
-        x = F.pad(x, (*pixels, 0, -channels % self.context))
+        x = pad_along(x, self.axis, reach, -channels % self.context)
         # Group j: channels j, j + K, j + 2 K, ...
         groups = x.unflatten(1, (-1, self.context)).unbind(2)
         moved = [
@@ -92,12 +97,9 @@ class GroupShift(nn.Module):
         self.axis, self.context = axis, context
 
     def forward(self, x: Tensor) -> Tensor:
-        reach = self.context // 2
-        padded = F.pad(x, (0, 0, reach, reach) if self.axis == 2 else (reach, reach, 0, 0))
-        moved = [
-            group.narrow(self.axis, self.context - 1 - k, x.shape[self.axis])
-            for k, group in enumerate(padded.chunk(self.context, 1))
-        ]
+        side, last = x.shape[self.axis], self.context - 1
+        groups = pad_along(x, self.axis, self.context // 2).chunk(self.context, 1)
+        moved = [group.narrow(self.axis, last - k, side) for k, group in enumerate(groups)]
         return torch.cat(moved, 1)
 
 

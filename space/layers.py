@@ -195,6 +195,11 @@ class DepthwisePosition(nn.Module):
         return x + self.convolution(x)
 
 
+def end_padding(side: int, kernel: int, stride: int, padding: int) -> int:
+    """Zeros behind a side that has `padding` all around, for ceil(side / stride) outputs."""
+    return max(0, -side % stride + (kernel - stride - 2 * padding))
+
+
 class PaddedConvolution(nn.Conv2d):
     """Convolution to ceil(side / stride) pixels: (N, C, H, W) to (N, D, H', W').
 
@@ -215,8 +220,8 @@ class PaddedConvolution(nn.Conv2d):
         super().__init__(in_channels, channels, kernel, stride, padding, groups=groups, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        over = self.kernel_size[0] - self.stride[0] - 2 * int(self.padding[0])
-        below, right = (max(0, -side % self.stride[0] + over) for side in x.shape[2:])
+        kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        below, right = (end_padding(side, kernel, stride, padding) for side in x.shape[2:])
         return super().forward(F.pad(x, (0, right, 0, below)) if below or right else x)
 
 

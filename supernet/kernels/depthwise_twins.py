@@ -21,6 +21,7 @@ from space.layers import (
     QuickGelu,
     SqueezeExcite,
     TanhGelu,
+    end_padding,
 )
 from space.operators.convolution import ConvolutionBranch
 from space.operators.inverted_bottleneck import InvertedBottleneckBranch
@@ -99,10 +100,10 @@ def _activation(layer: nn.Module) -> str | None:
 
 def _arguments(convolution: nn.Conv2d, x: Tensor, behind: _Behind) -> tuple[Any, ...]:
     """Of the operators, for `convolution` and the layers behind it on `x`."""
-    stride, padding = convolution.stride[0], int(convolution.padding[0])
-    over = convolution.kernel_size[0] - stride - 2 * padding
+    kernel, stride = convolution.kernel_size[0], convolution.stride[0]
+    padding = int(convolution.padding[0])
     padded = isinstance(convolution, PaddedConvolution)
-    more = [max(0, -side % stride + over) for side in x.shape[2:]] if padded else [0, 0]
+    more = [end_padding(n, kernel, stride, padding) if padded else 0 for n in x.shape[2:]]
     norm = behind.norm
     affine = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
     return (

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from space.attention_scores import ChannelAttend, LinearAttend
+from space.attention_scores import ChannelAttend, LinearAttend, split_heads
 from supernet.kernels.registration import Variant, interpreted, register
 from supernet.kernels.twins import autocast
 
@@ -43,14 +43,6 @@ INTERPRETED = tl.constexpr(interpreted())
 def _wide(x: Tensor) -> Tensor:
     """In float32, or better where it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def split_heads(q: Tensor, kv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps of queries, and of keys with values behind them, to q (N, h, d, T), k (N, h, d, S) and
-    v (N, h, e, S)."""
-    inner = q.shape[1]
-    q, k, v = (x.flatten(2).unflatten(1, (heads, -1)) for x in (q, kv[:, :inner], kv[:, inner:]))
-    return q, k, v
 
 
 def _heads(q: Tensor, kv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
