@@ -392,26 +392,16 @@ class _Work:
         """Lets names stand for a value, or for its parts."""
         target, value = given.target, given.value
         if isinstance(target, ast.Name):
-            is_known = isinstance(value, ast.Name | ast.Constant) or hasattr(value, "child")
-            is_known = is_known or bool(of_self(value))
-            is_known = is_known or _is_of_modules(value) or _is_of_numbers(value)
-            env[target.id] = value if is_known else self._emit(target.id, value)
-        elif isinstance(target, ast.Tuple) and (
-            _is_of_modules(value) or (isinstance(value, ast.Tuple) and _has_rest(target))
-        ):
-            assert isinstance(value, ast.List | ast.Tuple)
-            starred = [isinstance(element, ast.Starred) for element in target.elts]
-            parts: list[ast.expr] = [*value.elts]
-            if any(starred):
-                at, more = starred.index(True), len(parts) - len(target.elts) + 1
-                parts[at : at + more] = [ast.List(parts[at : at + more], ast.Load())]
-            for element, part in zip(target.elts, parts, strict=True):
-                name = name_node(self._target(element))
+            env[target.id] = value if _is_known(value) else self._emit(target.id, value)
+        elif not isinstance(target, ast.Tuple):
+            raise Unknown("stores elsewhere")
+        elif _is_of_modules(value) or (isinstance(value, ast.Tuple) and _has_rest(target)):
+            for name, part in self._with_rest(target, value):
                 if isinstance(part, ast.List):
                     env[name.id] = part
                 else:
                     self._give(env, _Given(name, part))
-        elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        elif isinstance(value, ast.Tuple):
             left: list[tuple[ast.expr, ast.expr]] = []
             for one, part in zip(target.elts, value.elts, strict=True):
                 if isinstance(part, ast.Name | ast.Constant) or hasattr(part, "child"):
@@ -423,20 +413,29 @@ class _Work:
             if len(left) == 1:
                 self._give(env, _Given(*left[0]))
             elif left:
-                names = [self._target(one) for one, _ in left]
-                made = [self.new_local(name) for name in names]
-                several = ast.Tuple([part for _, part in left], ast.Load())
-                self.lines.append(_Line(tuple(local.id for local in made), several))
-                env.update(zip(names, made, strict=True))
-        elif isinstance(target, ast.Tuple):
-            names = [self._target(element) for element in target.elts]
-            made = [self.new_local(name) for name in names]
-            starred = [isinstance(element, ast.Starred) for element in target.elts]
-            rest = starred.index(True) if any(starred) else None
-            self.lines.append(_Line(tuple(local.id for local in made), value, starred=rest))
-            env.update(zip(names, made, strict=True))
+                parts = ast.Tuple([part for _, part in left], ast.Load())
+                self._emit_several(env, [one for one, _ in left], parts)
         else:
-            raise Unknown("stores elsewhere")
+            self._emit_several(env, target.elts, value)
+
+    def _with_rest(self, target: ast.Tuple, value: ast.expr) -> Iterator[tuple[ast.Name, ast.expr]]:
+        """Names and the parts that they get, the one behind `*` a list of them."""
+        assert isinstance(value, ast.List | ast.Tuple)
+        parts: list[ast.expr] = [*value.elts]
+        if (at := _rest(target.elts)) is not None:
+            end = at + len(parts) - len(target.elts) + 1
+            parts[at:end] = [ast.List(parts[at:end], ast.Load())]
+        for element, part in zip(target.elts, parts, strict=True):
+            yield name_node(self._target(element)), part
+
+    def _emit_several(
+        self, env: dict[str, ast.expr], targets: Sequence[ast.expr], value: ast.expr
+    ) -> None:
+        names = [self._target(element) for element in targets]
+        made = [self.new_local(name) for name in names]
+        line = _Line(tuple(local.id for local in made), value, starred=_rest(targets))
+        self.lines.append(line)
+        env.update(zip(names, made, strict=True))
 
     @staticmethod
     def _target(node: ast.expr) -> str:
@@ -796,8 +795,19 @@ def _is_of_numbers(value: ast.expr) -> bool:
     return isinstance(value, ast.Tuple) and all(isinstance(e, ast.Constant) for e in value.elts)
 
 
+def _is_known(value: ast.expr) -> bool:
+    """Whether a value needs no local, because it can be written wherever it is used."""
+    is_plain = isinstance(value, ast.Name | ast.Constant) or bool(of_self(value))
+    return is_plain or hasattr(value, "child") or _is_of_modules(value) or _is_of_numbers(value)
+
+
+def _rest(targets: Sequence[ast.expr]) -> int | None:
+    """The place of the target with a `*`."""
+    return next((i for i, one in enumerate(targets) if isinstance(one, ast.Starred)), None)
+
+
 def _has_rest(target: ast.Tuple) -> bool:
-    return any(isinstance(element, ast.Starred) for element in target.elts)
+    return _rest(target.elts) is not None
 
 
 def _is_of_modules(value: ast.expr) -> bool:
