@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import textwrap
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -281,3 +283,8 @@ def test_it_is_shorter_and_has_no_dead_branch(made):
     defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert defined <= used
+
+
+def test_what_formats_exports_is_installed_with_the_package():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert any(needed.startswith("ruff") for needed in project["dependencies"])
