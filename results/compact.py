@@ -361,9 +361,14 @@ def _with_pre_logits(flat: Flattened) -> ast.FunctionDef:
     values = [value for name, value in map(_stores, flat.init) if name == CLASSIFIER]
     is_flat = any(isinstance(v, ast.Call) and dotted(v.func).startswith("nn.") for v in values)
     alone = "x" if is_flat else "x.flatten(2).mean(2)"  # of several classifiers
-    x = ast.Assign([ast.Name("x", ast.Store())], read)
+    given = forward.args.args[1]
+    is_map = given.annotation is None or dotted(given.annotation) == "Tensor"
+    name = "x" if is_map else "y"
     ending = ast.parse(f"return {alone} if pre_logits else self.classifier(x)").body
-    body = [*forward.body[:-1], *([] if ast.unparse(read) == "x" else [x]), *ending]
+    for node in (inner for inner in ast.walk(ending[0]) if isinstance(inner, ast.Name)):
+        node.id = name if node.id == "x" else node.id
+    x = ast.Assign([ast.Name(name, ast.Store())], read)
+    body = [*forward.body[:-1], *([] if ast.unparse(read) == name else [x]), *ending]
     arguments = copy.deepcopy(forward.args)
     arguments.args.append(ast.arg("pre_logits", name_node("bool")))
     arguments.defaults.append(ast.Constant(False))
@@ -423,6 +428,7 @@ def _fix_parameters(cls: ast.ClassDef, file: _File) -> None:
         return
     names = [argument.arg for argument in init.args.args[1:]]
     known: dict[str, ast.expr] = {}
+    always: set[str] = set()  # that are a module each time
     more: dict[str, ast.expr] = {}  # names that constants need, which are given from now on
     for name in names:
         values = [given[name] for given in bound]
@@ -433,18 +439,22 @@ def _fix_parameters(cls: ast.ClassDef, file: _File) -> None:
         if all(makes_module(value) for value in values):
             known[name] = name_node(name)
             known[name].makes_module = True  # type: ignore[attr-defined]
-            _always_module(init, name)
+            always.add(name)
             continue
         is_one = len({ast.dump(value) for value in values}) == 1
         if is_one and not _is_stored(init, name) and _is_worth_fixing(init, name, values[0]):
             known[name] = values[0]
     left = [name for name in names if name not in known or isinstance(known[name], ast.Name)]
-    if len(left) < len(names):
-        defaults = _defaults(init)
+    optional = always & set(_defaults(init))
+    if len(left) < len(names) or optional:
+        defaults = {n: value for n, value in _defaults(init).items() if n not in always}
         left = [*(name for name in more if name not in left), *left]
+        left.sort(key=lambda name: name in defaults)
         for call, given in zip(calls, bound, strict=True):
             _give(call, {**more, **given}, left, defaults)
         arguments = {a.arg: a for a in init.args.args[1:]}
+        for name in optional:
+            arguments[name].annotation = ast.parse(_BUILDER, mode="eval").body
         init.args.args = [
             init.args.args[0],
             *(arguments.get(name) or ast.arg(name, name_node("int")) for name in left),
@@ -522,17 +532,6 @@ def _is_worth_fixing(init: ast.FunctionDef, name: str, value: ast.expr) -> bool:
         return True
     tests = (n.test for n in ast.walk(init) if isinstance(n, ast.If | ast.IfExp))
     return any(name in _read([test]) for test in tests)
-
-
-def _always_module(init: ast.FunctionDef, name: str) -> None:
-    """The parameter without a default of None, where no other would stand behind one."""
-    defaults = _defaults(init)
-    later = [argument.arg for argument in init.args.args]
-    later = later[: later.index(name)]
-    if name in defaults and not any(before in defaults for before in later):
-        init.args.defaults.pop(0)
-        argument = next(a for a in init.args.args if a.arg == name)
-        argument.annotation = ast.parse(_BUILDER, mode="eval").body
 
 
 def _give(
@@ -653,10 +652,25 @@ def _join_base(cls: ast.ClassDef, file: _File) -> None:
             return
         at = ours.body.index(calls[0])
         ours.body[at : at + 1] = Folder(given, {}).statements(without_docstring(theirs.body))
+    _state_types(cls)
     has = {node.name for node in cls.body if isinstance(node, ast.FunctionDef)}
     methods = [n for n in base.body if isinstance(n, ast.FunctionDef) and n.name not in has]
     cls.body += [node for node in methods if node.name != "__init__"]
     cls.bases = base.bases
+
+
+def _state_types(cls: ast.ClassDef) -> None:
+    """Types that the class states of attributes stand at the parameters that become these."""
+    init = _method(cls, "__init__")
+    stated = {
+        node.target.id: node
+        for node in cls.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not node.value
+    }
+    for argument in init.args.args if init is not None else ():
+        if (node := stated.get(argument.arg)) is not None:
+            argument.annotation = node.annotation
+            cls.body.remove(node)
 
 
 def _join_reset(cls: ast.ClassDef, file: _File) -> None:

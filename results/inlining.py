@@ -211,15 +211,16 @@ class _Work:
     def _written(
         self, frame: _Frame, forward: ast.FunctionDef, result: ast.expr, given: Sequence[ast.expr]
     ) -> Flattened:
-        lines = _merged([*self.lines, _Line((), result)])
+        lines = _without_aliases(_merged([*self.lines, _Line((), result)]))
         several = ast.parse("tuple[Tensor, ...]", mode="eval").body
         if isinstance(result, ast.Tuple) and dotted(forward.returns or result) == "Tensor":
             forward.returns = several
         opened = {dotted(line.value) for line in lines if len(line.targets) > 1}
         for argument, local in zip(forward.args.args[1:], given, strict=True):
-            if dotted(local) in opened:
+            if dotted(local) in opened and dotted(argument.annotation or local) == "Tensor":
                 argument.annotation = several
-        _name_locals(lines, [local.id for local in given if isinstance(local, ast.Name)])
+        locals_given = [local.id for local in given if isinstance(local, ast.Name)]
+        _name_locals(lines, locals_given, [name for name in locals_given if name in opened])
         forward.body = [_statement(line) for line in lines]
         init, origins = _init(frame, forward.body)
         return Flattened(init, forward, origins, self.taken_apart)
@@ -334,7 +335,7 @@ class _Work:
         """What a method gives; what it does on the way there is added to the lines."""
         env: dict[str, ast.expr] = {}
         for name, value in bind(function, call, bound=bound).items():
-            if isinstance(value, ast.Name | ast.Constant) or of_self(value):
+            if isinstance(value, ast.Name | ast.Constant) or of_self(value) or _is_of_names(value):
                 env[name] = value
             else:
                 env[name] = self._emit(name, value, is_passing=True)
@@ -649,13 +650,8 @@ class _Step(Folder):
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         found = super().visit_Name(node)
-        if hasattr(found, "child"):  # a module of a list, which is more than called
-            frame, name = found.child
-            path = _joined(frame.path, name)
-            if name in frame.frames:
-                raise _Again(path)
-            self.work.held.add(path)
-            return self_attribute(path)
+        if hasattr(found, "child"):
+            raise Unknown("a module of a list that is more than called")
         return found
 
     def _scoped(self, node: Scoped) -> ast.expr:
@@ -790,6 +786,12 @@ class _Step(Folder):
         return ast.Call(function or node.func, arguments, keywords)
 
 
+def _is_of_names(value: ast.expr) -> bool:
+    """Whether an expression is a tuple of locals and numbers."""
+    atoms = ast.Name | ast.Constant
+    return isinstance(value, ast.Tuple) and all(isinstance(one, atoms) for one in value.elts)
+
+
 def _is_of_numbers(value: ast.expr) -> bool:
     """Whether an expression is a tuple of numbers."""
     return isinstance(value, ast.Tuple) and all(isinstance(e, ast.Constant) for e in value.elts)
@@ -920,10 +922,33 @@ def _width(node: ast.expr) -> int:
     return len(re.sub(r"\w+/|@\d+", "", ast.unparse(node)))
 
 
-def _name_locals(lines: Sequence[_Line], given: Sequence[str]) -> None:
+def _without_aliases(lines: list[_Line]) -> list[_Line]:
+    """The lines without targets that only stand for another local, beside others."""
+    found: list[_Line] = []
+    known: dict[str, ast.expr] = {}
+    for line in lines:
+        line.value = Folder(known, {}).fold(line.value)
+        if _is_display(line):
+            assert isinstance(line.value, ast.Tuple)
+            pairs = [*zip(line.targets, line.value.elts, strict=True)]
+            known.update({name: part for name, part in pairs if isinstance(part, ast.Name)})
+            pairs = [pair for pair in pairs if pair[0] not in known]
+            line.targets = tuple(name for name, _ in pairs)
+            values = [part for _, part in pairs]
+            line.value = values[0] if len(values) == 1 else ast.Tuple(values, ast.Load())
+            if not pairs:
+                continue
+        found.append(line)
+    return found
+
+
+def _name_locals(lines: Sequence[_Line], given: Sequence[str], stay: Collection[str]) -> None:
     """Gives locals names that can be read: the same again as soon as the one before is not needed
-    any more."""
+    any more, if both are generic or of the same kind, as far as that can be seen. Those of `given`
+    that `stay` keep their name for themselves."""
     last = {node.id: i for i, line in enumerate(lines) for node in _locals(line.value)}
+    last |= dict.fromkeys(stay, len(lines))
+    kinds: dict[str, str] = {}
     hidden: dict[str, set[str]] = {}  # names that a comprehension around a use means otherwise
     for line in lines:
         for scope in (n for n in ast.walk(line.value) if isinstance(n, Scoped)):
@@ -933,12 +958,20 @@ def _name_locals(lines: Sequence[_Line], given: Sequence[str]) -> None:
     names = {local: local.partition("@")[0] for local in given}
     holders = {names[local]: local for local in given}
     for i, line in enumerate(lines):
-        for target in line.targets:
+        for k, target in enumerate(line.targets):
             base = target.partition("@")[0]
+            part = line.value.elts[k] if _is_display(line) else line.value  # type: ignore[attr-defined]
+            kinds[target] = re.sub(r"\w+@\d+|\d+", "_", ast.unparse(part))
             for name in _candidates(base):
                 holder = holders.get(name)
                 is_free = holder is None or (
-                    last.get(holder, -1) <= i and holder not in line.targets
+                    last.get(holder, -1) <= i
+                    and holder not in line.targets
+                    and (
+                        base in _GENERIC
+                        or kinds.get(holder) == kinds[target]
+                        or _is_made_of(part, holder)
+                    )
                 )
                 if is_free and name not in hidden.get(target, ()) and name not in taken:
                     holders[name], names[target] = target, name
@@ -947,6 +980,21 @@ def _name_locals(lines: Sequence[_Line], given: Sequence[str]) -> None:
         for node in _locals(line.value):
             node.id = names[node.id]
         line.targets = tuple(names[target] for target in line.targets)
+
+
+def _is_display(line: _Line) -> bool:
+    """Whether each target gets a part that is written out."""
+    parts = line.value.elts if isinstance(line.value, ast.Tuple) else []
+    return len(parts) == len(line.targets) > 1 and line.starred is None
+
+
+def _is_made_of(node: ast.AST, name: str) -> bool:
+    """Whether an expression uses a local for more than the ends of a slice."""
+    if isinstance(node, ast.Slice):
+        return False
+    if isinstance(node, ast.Name):
+        return node.id == name
+    return any(_is_made_of(inner, name) for inner in ast.iter_child_nodes(node))
 
 
 def _candidates(base: str) -> Iterator[str]:

@@ -176,7 +176,9 @@ def test_source_passes_a_type_checker(tmp_path):
     from mypy import api
 
     genomes = {"found": found(), "tokens": with_tokens()}
-    genomes |= {n: presets()[n].genome for n in ("convnext_t", "levit_128s", "maxvit_t")}
+    names = ["convnext_t", "levit_128s", "maxvit_t", "cmt_ti", "cvt_13", "lg_transformer_all"]
+    names += ["localvit_t2t", "localvit_tnt_t", "regionvit_ti", "revcol_t", "sehalonet33ts"]
+    genomes |= {name: presets()[name].genome for name in [*names, "uninet_b1"]}
     for name, genome in genomes.items():
         text = model_source(genome, name)
         assert re.search(r"^from torch import .*nn", text, re.M)
