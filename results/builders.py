@@ -39,7 +39,7 @@ _FOLLOWS = {"stem": ("in_chans", "in_channels"), "head": ("num_classes", "channe
 MOST_PARAMETERS = 7  # of one function; beyond, parts of different widths get one each
 MOST_INNER = 4  # parameters of a function for what stands inside of parts
 SHARED = 80  # characters of what gets such a function, at least
-SAVED = 300  # characters that it must save at least
+SAVED = 100  # characters that it must save at least
 LONG_LABELS = 24  # characters of all labels of a kind; longer ones are a second choice
 
 

@@ -48,6 +48,7 @@ MERGED = 76  # characters of an expression that takes in the one before it
 _LAYERS = ("nn.Conv1d", "nn.Conv2d")  # that a class may derive from and be taken apart
 _GENERIC = ("x", "y", "z")  # locals that say nothing
 _ZERO = "start_at_zero"  # the function of `space.layers` that looks for a module's last layer
+_UNBIASED = ("Pointwise", "LayerNorm2d", "nn.BatchNorm2d")  # of weight and bias, this starts at 0
 # Layers without weights as the functions that they call.
 _FUNCTIONS = {
     "nn.GELU()": "F.gelu",
@@ -367,7 +368,9 @@ class _Work:
                 more_of_it = ast.BinOp(before, statement.op, statement.value)
                 statement = ast.Assign([statement.target], more_of_it)
             if isinstance(statement, ast.Return) and statement.value is not None:
-                return step.fold(statement.value)
+                found = step.fold(statement.value)
+                is_choice = isinstance(found, ast.IfExp)
+                return self._emit("x", found, is_passing=True) if is_choice else found
             if isinstance(statement, ast.For) and not statement.orelse:
                 for given in reversed(step.items(statement.iter)):
                     body = [_Given(statement.target, given), *statement.body, *body]
@@ -892,6 +895,8 @@ def _merged(lines: list[_Line]) -> list[_Line]:
             place = next(k for k in range(i + 1, len(lines)) if _uses(lines[k].value, target))
             if _in_scope(lines[place].value, target):
                 continue
+            if isinstance(line.value, ast.IfExp) and not isinstance(lines[place].value, ast.Name):
+                continue
             base, into = target.partition("@")[0], lines[place].targets
             is_same = len(into) == 1 and into[0].partition("@")[0] == base
             generic = line.is_passing or is_same or base in _GENERIC
@@ -1033,6 +1038,10 @@ def _init(frame: _Frame, body: Sequence[ast.stmt]) -> tuple[list[ast.stmt], dict
         if not path or path in used or (isinstance(node, ast.Assign) and _has_weights(node.value))
     ]
     values = {path: node.value for path, node in kept if path and isinstance(node, ast.Assign)}
+    kept = [
+        (path, _zero_of_layer(node, values.get(_zeroed(node))) if not path else node)
+        for path, node in kept
+    ]
     names = _names(values)
     for top in (*body, *(node for _, node in kept)):
         for node in ast.walk(top):
@@ -1085,6 +1094,21 @@ def _with_last_layer(node: ast.stmt, frame: _Frame) -> list[ast.stmt]:
     if not path:
         return [node]
     return [ast.Expr(ast.Call(name_node(_ZERO), [self_attribute(path)], []))]
+
+
+def _zero_of_layer(node: ast.stmt, layer: ast.expr | None) -> ast.stmt:
+    """`start_at_zero` of what is a layer itself, without that function."""
+    made = dotted(layer.func) if isinstance(layer, ast.Call) else ""
+    path = _zeroed(node)
+    if made in _UNBIASED or (made in _LAYERS and "bias=False" in ast.unparse(layer or node)):
+        weight = ast.Attribute(self_attribute(path), "weight", ast.Load())
+        return ast.Expr(ast.Call(ast.parse("nn.init.zeros_", mode="eval").body, [weight], []))
+    if made in _LAYERS:
+        (loop,) = ast.parse("for parameter in x.parameters(): nn.init.zeros_(parameter)").body
+        assert isinstance(loop, ast.For)
+        loop.iter = ast.Call(ast.Attribute(self_attribute(path), "parameters", ast.Load()), [], [])
+        return loop
+    return node
 
 
 def _may_have_weights(node: ast.stmt) -> bool:

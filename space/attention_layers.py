@@ -55,8 +55,7 @@ class AttendMapAndNear(AttendMap):
 class MapAttention(nn.Module):
     """The pixels of a map attend to one another: (B, C, H, W) to what `project` makes of it.
 
-    `subsample` picks the pixels that ask, `reduce` makes the map that is asked; `bias` is added to
-    the scores besides that of `position`.
+    `subsample` picks the pixels that ask, `reduce` makes the map that is asked.
     """
 
     def __init__(
@@ -80,12 +79,23 @@ class MapAttention(nn.Module):
         self.activation = activation or nn.Identity()
         self.project = project or nn.Identity()
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answers(x)
+
+    def answers(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`bias` is added to the scores, besides that of `position`."""
         q = self.q(self.subsample(x))
         kv = self.kv(self.reduce(x))
         if self.position is not None:
             bias = self.position(q) if bias is None else bias + self.position(q)
         return self.project(self.activation(self.attend(q, kv, bias)))
+
+
+class BiasedAttention(MapAttention):
+    """`MapAttention` where a bias (1 or B, heads, T, S) of the scores may come with the map."""
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.answers(x, bias)
 
 
 class WindowAttention(MapAttention):
@@ -98,10 +108,14 @@ class WindowAttention(MapAttention):
         super().__init__(**parts)
         self.region = region
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        y = super().forward(self.region.cut(x), bias)
+        y = self.answers(self.region.cut(x), self.mask(x))
         return self.region.join(y, height, width)
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        """What is added to the scores in the windows of a map, if anything."""
+        return None
 
 
 class ShiftedWindowAttention(WindowAttention):
@@ -110,8 +124,8 @@ class ShiftedWindowAttention(WindowAttention):
 
     region: ShiftedWindows
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return super().forward(x, self.region.mask(x))
+    def mask(self, x: Tensor) -> Tensor:
+        return self.region.mask(x)
 
 
 class HaloAttention(WindowAttention):
@@ -123,7 +137,7 @@ class HaloAttention(WindowAttention):
 
     region: HaloBlocks
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         q = self.q(self.subsample(x))
         height, width = q.shape[2:]
         q, kv = self.region.cut(q), self.region.cut_keys(self.kv(x))
@@ -312,7 +326,7 @@ class TablePosition(nn.Module):
     def forward(self, q: Tensor) -> Tensor:
         size = (-(-self.height // self.stride), -(-self.width // self.stride))
         if q.shape[2:] != size:
-            raise ValueError(f"the position table is for a map of {size}, not {tuple(q.shape[2:])}")
+            raise ValueError(f"the table is for a map of {size}, not {tuple(q.shape[2:])}")
         # The keys of a query are a window of the table, which starts the later the further up the
         # query stands: so all windows, taken backwards, are all queries.
         down, across = self.span(self.height, self.reduction), self.span(self.width, self.reduction)
@@ -355,7 +369,7 @@ class ProductPosition(RelativePosition):
     def forward(self, q: Tensor) -> Tensor:
         size = (self.height, self.width)
         if q.shape[2:] != size:
-            raise ValueError(f"the position table is for a map of {size}, not {tuple(q.shape[2:])}")
+            raise ValueError(f"the table is for a map of {size}, not {tuple(q.shape[2:])}")
         rows, columns = (self.chosen(side) for side in (self.height, self.width))
         picked = (rows @ self.table) @ columns.mT  # (heads, H * H, W * W)
         picked = picked.unflatten(2, (self.width, -1)).unflatten(1, (self.height, -1))
@@ -450,7 +464,7 @@ class QueryPosition(nn.Module):
     def forward(self, q: Tensor) -> Tensor:
         size = (self.height, self.width)
         if q.shape[2:] != size:
-            raise ValueError(f"the position table is for a map of {size}, not {tuple(q.shape[2:])}")
+            raise ValueError(f"the table is for a map of {size}, not {tuple(q.shape[2:])}")
         q = q.permute(0, 2, 3, 1).unflatten(3, (self.heads, -1))  # (B, height, width, heads, d)
         rows = F.linear(q, self.scale * self.rows).permute(0, 3, 2, 1, 4)
         columns = F.linear(q, self.scale * self.columns).permute(0, 3, 1, 2, 4)
@@ -479,8 +493,8 @@ class WithTokens(nn.Module):
 
 
 class SharedBiasResidual(Residual):
-    """`Residual` of an attention that takes its bias from beside the map: (map, (N, heads, T, S))
-    to the same."""
+    """`Residual` of a `BiasedAttention` whose bias is beside the map: (map, (N, heads, T, S)) to
+    the same."""
 
     def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         pixels, bias = x

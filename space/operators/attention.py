@@ -29,6 +29,7 @@ from space import cost, shells, units
 from space.attention_layers import (
     AttendMap,
     AttendMapAndNear,
+    BiasedAttention,
     ClosedProjection,
     DistancePosition,
     HaloAttention,
@@ -405,7 +406,7 @@ class Attention(Part):
 
     def _module(self, region: Blueprint | None) -> type[nn.Module]:
         if region is None:
-            return MapAttention
+            return BiasedAttention if self.position == "shared" else MapAttention
         if self.region == "halo":
             return HaloAttention
         return ShiftedWindowAttention if region.module is ShiftedWindows else WindowAttention

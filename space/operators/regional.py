@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from space import cost, units
-from space.attention_layers import AttendMap, MapAttention, RelativePosition, Windows
+from space.attention_layers import AttendMap, BiasedAttention, RelativePosition, Windows
 from space.blueprint import Blueprint, blueprint
 from space.cost import BYTES_PER_NUMBER, Cost
 from space.genes import Part, Site, choice, operator
@@ -138,7 +138,7 @@ class Regional(Part):
         products += cost.attention(regions, heads, tokens, tokens, self.head_dim)
         axis = Grid(heads, self.head_dim)
         return blueprint(
-            MapAttention,
+            BiasedAttention,
             q=units.linear(channels, inner, pixels=pixels, output_axis=axis),
             kv=units.linear(
                 channels, 2 * inner, pixels=pixels, output_axis=Grid(2, heads, self.head_dim)

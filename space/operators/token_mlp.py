@@ -42,7 +42,7 @@ class TokenMixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = (self.height, self.width)
         if x.shape[2:] != size:
-            raise ValueError(f"the token weights are for a map of {size}, not {tuple(x.shape[2:])}")
+            raise ValueError(f"the weights are for a map of {size}, not {tuple(x.shape[2:])}")
         y = self.layers(x.flatten(2).mT.unsqueeze(3))  # (N, pixels, C, 1)
         return y.squeeze(3).mT.unflatten(2, size)
 

@@ -1199,7 +1199,7 @@ def _cast(q: Tensor, kv: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, T
 
 
 def _in_windows(module: WindowAttention, x: Tensor) -> Tensor:
-    """`WindowAttention` without a bias from outside."""
+    """`WindowAttention` with its projections on the whole map."""
     region, attend, position = module.region, module.attend, module.position
     assert isinstance(attend, AttendMap)
     height, width = x.shape[2:]
@@ -1233,8 +1233,8 @@ class WindowAttentionTwin(WindowAttention):
     def serves(module: nn.Module) -> bool:
         return _window_served(module, Windows, SpreadWindows)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return _in_windows(self, x) if bias is None else super().forward(x, bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return _in_windows(self, x)
 
 
 class ShiftedWindowAttentionTwin(ShiftedWindowAttention):
@@ -1244,8 +1244,8 @@ class ShiftedWindowAttentionTwin(ShiftedWindowAttention):
     def serves(module: nn.Module) -> bool:
         return _window_served(module, ShiftedWindows)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return _in_windows(self, x)  # the plain one takes no bias from outside either
+    def forward(self, x: Tensor) -> Tensor:
+        return _in_windows(self, x)
 
 
 class HaloAttentionTwin(HaloAttention):
@@ -1256,7 +1256,7 @@ class HaloAttentionTwin(HaloAttention):
         assert isinstance(module, HaloAttention)
         return type(module.attend) is AttendMap and type(module.region) is HaloBlocks
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         region, attend = self.region, self.attend
         assert isinstance(attend, AttendMap)
         q, kv = self.q(self.subsample(x)), self.kv(x)

@@ -249,8 +249,8 @@ def test_every_value_of_every_gene_is_tried():
 @pytest.mark.parametrize(
     ("genes", "owner"),
     [
-        ({"kind": "token_mlp"}, "token weights are"),
-        ({"kind": "attention", "position": "relative"}, "position table is"),
+        ({"kind": "token_mlp"}, "weights are"),
+        ({"kind": "attention", "position": "relative"}, "table is"),
     ],
 )
 def test_parts_made_for_one_map_refuse_another(genes, owner):

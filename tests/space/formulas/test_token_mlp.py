@@ -168,5 +168,5 @@ def test_a_gate_needs_an_even_number_of_channels():
 @pytest.mark.parametrize("form", ["mlp", "linear", "gated"])
 def test_another_map_is_refused(form):
     module = part_from_json("operator", {"kind": "token_mlp", "form": form}).build(SITE)
-    with pytest.raises(ValueError, match=r"token weights are for a map of \(3, 4\), not \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"the weights are for a map of \(3, 4\), not \(4, 3\)"):
         module(torch.randn(1, 6, 4, 3))

@@ -396,15 +396,6 @@ def test_twin_reads_cuts_of_larger_weights():
     agree(found, expected, 2e-5)
 
 
-def test_a_bias_from_outside_goes_the_plain_way():
-    site = Site(in_channels=8, channels=8, height=4, width=4)
-    plain, twin = built(site, region="window", context=2, head_dim=8)
-    one, other = (block.mixer.branch for block in (plain, twin))
-    x, bias = torch.randn(1, 8, 4, 4), torch.randn(1, 1, 4, 4)
-    agree([other(x, bias)], [one(x, bias)], 1e-7)
-    assert (other(x) - other(x, bias)).norm() > 1e-3
-
-
 @pytest.mark.parametrize(
     "genes",
     [
