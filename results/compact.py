@@ -181,22 +181,33 @@ class _File:
             node = self.named[name]
             if flat is not None:
                 assert isinstance(node, ast.FunctionDef)
-                node = _as_class(name, node, flat)
+                node = _as_class(name, node, flat, self._says(node))
             text = ast.unparse(ast.fix_missing_locations(node))
             blank = 2 + sum(isinstance(inner, ast.FunctionDef) for inner in ast.walk(node))
             length = blank + text.count("\n") + 1 + len(re.sub(r"\s+", " ", text)) / _WIDTH
             self._known[key] = (length, _read([node]), flat)
         return self._known[key][:2]
 
+    def _says(self, builder: ast.FunctionDef) -> list[ast.stmt]:
+        """The docstring of a builder, or else of the class that it calls."""
+        if len(builder.body) > 1:
+            return builder.body[:-1]
+        built = _built(builder)
+        cls = self.named.get(dotted(built.func)) if built is not None else None
+        is_said = isinstance(cls, ast.ClassDef) and ast.get_docstring(cls)
+        return cls.body[:1] if is_said else []  # type: ignore[union-attr]
+
     def put(self, flats: Mapping[str, Flattened | None]) -> None:
         """Puts classes in the place of functions, and leaves out what nobody needs."""
+        classes = {}
         for name, flat in flats.items():
             node = self.named[name]
             if flat is not None:
                 assert isinstance(node, ast.FunctionDef)
-                self.named[name] = _as_class(name, node, flat)
+                classes[name] = _as_class(name, node, flat, self._says(node))
                 self.origins[name] = flat.origins
-        self.named = {name: copy.deepcopy(node) for name, node in self.named.items()}
+        nodes = {**self.named, **classes}
+        self.named = {name: copy.deepcopy(node) for name, node in nodes.items()}
         self.drop_unused()
         self._rename({name: _title(name) for name, flat in flats.items() if flat is not None})
 
@@ -331,10 +342,12 @@ def _free(name: str, taken: Collection[str]) -> str:
     return found
 
 
-def _as_class(name: str, function: ast.FunctionDef, flat: Flattened) -> ast.ClassDef:
+def _as_class(
+    name: str, function: ast.FunctionDef, flat: Flattened, says: Sequence[ast.stmt]
+) -> ast.ClassDef:
     arguments = copy.deepcopy(function.args)
     arguments.args.insert(0, ast.arg("self"))
-    body: list[ast.stmt] = function.body[:-1]  # its docstring
+    body = [*says]
     if flat.init:
         returns = ast.Constant(None) if len(arguments.args) == 1 else None
         opening = ast.parse("super().__init__()").body

@@ -136,10 +136,9 @@ class Mlp(nn.Module):
 
 
 class Residual(nn.Module):
-    """shortcut(x) + scale(branch(norm(x))), a sub-layer of a block.
+    """shortcut(x) + scale(branch(norm(x))), a sub-layer of a block: (N, C, H, W) to (N, D, H', W').
 
-    (N, C, H, W) to whatever the branch and the shortcut make of it; the shortcut is x itself, and
-    norm and scale are left out, unless they are given.
+    The shortcut is x itself, and norm and scale are left out, unless they are given.
     """
 
     def __init__(
