@@ -127,9 +127,9 @@ def _watch(trainer: Any, board: Any, progress: Progress | None) -> None:
         thread.join(LOOK_EVERY_SECONDS)
         over = not thread.is_alive()
         try:
-            news, problems = ray.get(board.read.remote())
+            news, problems, inside = ray.get(board.read.remote())
         except RayError:  # the cluster itself is gone
-            news, problems = last, []
+            news, problems, inside = last, [], {}
         if progress is not None and news not in (None, last):
             progress(*news)
         last = news
@@ -139,11 +139,23 @@ def _watch(trainer: Any, board: Any, progress: Progress | None) -> None:
         return
     if problems:
         raise ValueError(problems[0])
-    failures = getattr(ended[0], "worker_failures", {})
-    ranks = [rank for rank, error in failures.items() if not hasattr(error, "_base_exc")]
-    if ranks or failures:
-        raise WorkerDied(f"worker {min(ranks or failures)} of the training died")
+    rank = _rank_that_died(ended[0], inside)
+    if rank is not None:
+        raise WorkerDied(f"worker {rank} of the training died")
     raise WorkerDied(f"the training by Ray Train ended: {reason_of(ended[0])}")  # type: ignore[arg-type]
+
+
+def _rank_that_died(error: BaseException, inside: Mapping[str, int]) -> int | None:
+    """The process that is the reason for an error of Ray Train, None where that is not known.
+
+    `inside` are the ranks, by actor, of those that went into the function and did not leave it.
+    Ray Train may end before it has seen who died: then its text names the actor, or it knows of
+    others alone, which fail because one is missing.
+    """
+    failures = getattr(error, "worker_failures", {})
+    died = [rank for rank, each in failures.items() if not hasattr(each, "_base_exc")]
+    named = [rank for actor, rank in inside.items() if actor in str(error)]
+    return min(died or named or inside.values() or failures, default=None)
 
 
 def _check_room(workers: int, cores: int, cuda: bool) -> None:
@@ -163,11 +175,19 @@ def _share_of_gpu(workers: int) -> float:
 
 
 class _Board:
-    """Where the first process writes how far it is, and any what went wrong."""
+    """Where each process notes that it is inside the function, the first of them how far it is,
+    and any what went wrong."""
 
     def __init__(self) -> None:
         self._news: tuple[int, int, float] | None = None
         self._problems: list[str] = []
+        self._inside: dict[str, int] = {}
+
+    def enter(self, actor: str, rank: int) -> None:
+        self._inside[actor] = rank
+
+    def leave(self, actor: str) -> None:
+        del self._inside[actor]
 
     def write(self, *news: Any) -> None:
         self._news = news  # type: ignore[assignment]
@@ -175,15 +195,19 @@ class _Board:
     def complain(self, problem: str) -> None:
         self._problems.append(problem)
 
-    def read(self) -> tuple[tuple[int, int, float] | None, list[str]]:
-        return self._news, self._problems
+    def read(self) -> tuple[tuple[int, int, float] | None, list[str], dict[str, int]]:
+        """The progress, what went wrong, and the ranks of who is inside, by actor."""
+        return self._news, self._problems, self._inside
 
 
 def _work(config: dict[str, Any]) -> None:
     """In a process of its own."""
+    from ray.train import get_context
     from ray.train.torch import get_device
 
     board = config["board"]
+    actor = ray.get_runtime_context().get_actor_id()
+    ray.get(board.enter.remote(actor, get_context().get_world_rank()))
     packed = ray.get(config["tensors"][0])
     tensors = {key: unpack(*parts) for key, parts in packed.items()}
 
@@ -201,3 +225,5 @@ def _work(config: dict[str, Any]) -> None:
         said = " ".join(str(error).split()) if isinstance(error, ValueError) else one_line(error)
         ray.get(board.complain.remote(said))
         raise
+    finally:
+        ray.get(board.leave.remote(actor))
