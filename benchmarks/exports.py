@@ -35,6 +35,7 @@ from results.export import export_network, load_module, weight_names
 from results.model_file import model_file
 from space import Genome, build
 from space.files import load_space, shipped_spaces
+from space.norm_statistics import take_statistics
 from space.presets import presets
 
 ALONE = """
@@ -55,6 +56,9 @@ network.load_state_dict(given["state"])
 with torch.no_grad():
     print(json.dumps((network(given["images"]) - given["logits"]).abs().max().item()))
 """
+# Logits from which on rounding decides: the maps of a deep network grow from layer to layer where
+# BatchNorms do not know their statistics, which then are taken from the images.
+EXPLODES = 100
 OURS = "space,results,supernet,search,evaluator,commands,benchmarks,run_search,timm"
 
 
@@ -90,6 +94,9 @@ def look(name: str, genome: Genome, folder: Path, *, numbers: bool, onnx: bool) 
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
         images = torch.randn(2, genome.in_channels, genome.resolution, genome.resolution)
         logits = network(images)
+        if logits.abs().max() > EXPLODES:
+            take_statistics(network, [images])
+            logits = network(images)
     state = network.state_dict()
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / "out"

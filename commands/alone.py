@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from commands.job import CALIBRATION_IMAGES, DataSource, Job
 from evaluator.data import ImageData, Split
@@ -25,6 +24,7 @@ from results.console import Console
 from results.run_folder import RunFolder, read_yaml
 from search.settings import Settings
 from space.genome import Genome
+from space.norm_statistics import take_statistics
 from supernet.augmentation import normalise
 from supernet.recipe import TrainingSettings
 from supernet.training import AloneTrainer
@@ -140,18 +140,10 @@ class Trained:
     def __call__(self, genome: Genome, images: Tensor, *, buffers: Any = None) -> Tensor:
         return self._network.eval()(images)
 
-    @torch.no_grad()
     def calibrate(self, genome: Genome, batches: Iterator[Tensor]) -> None:
-        """Running statistics of the trained weights, as the mean over `batches`: those that
-        training left are of all the weights on the way there."""
-        norms = [layer for layer in self._network.modules() if isinstance(layer, _BatchNorm)]
-        for layer in norms:
-            layer.reset_running_stats()
-            layer.momentum = None
-        if norms:
-            self._network.train()
-            for images in batches:
-                self._network(images)
+        """Running statistics of the trained weights: those that training left are of all the
+        weights on the way there."""
+        take_statistics(self._network, batches)
 
 
 # ---- in another process

@@ -26,6 +26,7 @@ from results.formats import FILES, require, write_format
 from results.model_file import cost_rows, fact_rows, model_file, model_source, safe_name
 from space.genome import Genome
 from space.network import build
+from space.norm_statistics import take_statistics
 
 __all__ = [
     "Exported",
@@ -64,9 +65,10 @@ def export_network(
 
     `facts` are lines for the reader, such as `{"search": ..., "score": ..., "command": ...}`.
     `state` becomes weights.safetensors; its keys and shapes must be the network's. `formats` are
-    those of `results.formats`, with these weights or fresh ones. An export already in `folder` is
-    replaced; anything else there is a ValueError. Raises RuntimeError where the export does not
-    equal the network (see `verify`), or one of its formats.
+    those of `results.formats`, with these weights or fresh ones, whose BatchNorms have the
+    statistics of noise. An export already in `folder` is replaced; anything else there is a
+    ValueError. Raises RuntimeError where the export does not equal the network (see `verify`), or
+    one of its formats.
     """
     folder, name, facts = Path(folder), safe_name(name), facts or {}
     if folder.exists() and not is_export(folder):
@@ -107,11 +109,13 @@ def _write_formats(
     if not formats:
         return {}
     network = build(genome)
+    image = torch.empty(1, genome.in_channels, genome.resolution, genome.resolution)
     if state is not None:
         network.load_state_dict(state)
+    else:  # or maps may grow from layer to layer until there is nothing but rounding to compare
+        take_statistics(network, [torch.randn(4, *image.shape[1:])])
     exported = load_module(folder / "model.py").model()
     exported.load_state_dict(renamed(network.state_dict(), names))
-    image = torch.empty(1, genome.in_channels, genome.resolution, genome.resolution)
     return {name: write_format(name, exported.eval(), image, folder) for name in formats}
 
 
